@@ -1,0 +1,89 @@
+"""The Restormer transformer block (Zamir et al., CVPR 2022), the building block of FILM's image features."""
+
+from __future__ import annotations
+
+from net import primitives
+from net.layers import DepthwiseConv3x3, PointwiseConv
+from utils.jittor_env import jt
+
+LAYER_NORMS = ("WithBias", "BiasFree")
+
+
+class LayerNormBody(jt.nn.Module):
+    """The parameters of a layer norm over `dim` channels; `LayerNorm` keeps them under ``body``, as official files do."""
+
+    def __init__(self, dim: int, with_bias: bool) -> None:
+        self.weight = jt.ones((dim,))
+        self.bias = jt.zeros((dim,)) if with_bias else None
+
+
+class LayerNorm(jt.nn.Module):
+    """Normalise every pixel over its channels: (b, dim, H, W) -> the same.
+
+    'WithBias': (x - mean) / sqrt(var + 1e-5) * weight + bias. 'BiasFree': x / sqrt(var + 1e-5) * weight, with the same
+    variance (about the mean), as the official code has it.
+    """
+
+    def __init__(self, dim: int, kind: str = "WithBias") -> None:
+        if kind not in LAYER_NORMS:
+            raise ValueError(f"LayerNorm_type {kind!r}: expected one of {', '.join(LAYER_NORMS)}")
+        self.body = LayerNormBody(dim, kind == "WithBias")
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return primitives.channel_layer_norm(x, self.body.weight, self.body.bias)
+
+
+class Attention(jt.nn.Module):
+    """MDTA: multi-head attention between channels rather than pixels, (b, dim, H, W) -> the same."""
+
+    def __init__(self, dim: int, heads: int, bias: bool) -> None:
+        self.temperature = jt.ones((heads, 1, 1))
+        self.qkv = PointwiseConv(dim, 3 * dim, bias)
+        self.qkv_dwconv = DepthwiseConv3x3(3 * dim)
+        self.project_out = PointwiseConv(dim, dim, bias)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        qkv = self.qkv_dwconv(self.qkv(x))  # (b, 3 dim, H, W)
+        return self.project_out(primitives.channel_attention(qkv, self.temperature))
+
+
+class FeedForward(jt.nn.Module):
+    """GDFN: a feed-forward network gated by its own GELU, (b, dim, H, W) -> the same."""
+
+    def __init__(self, dim: int, ffn_expansion_factor: float, bias: bool) -> None:
+        hidden = int(dim * ffn_expansion_factor)
+        self.project_in = PointwiseConv(dim, 2 * hidden, bias)
+        self.dwconv = DepthwiseConv3x3(2 * hidden)
+        self.project_out = PointwiseConv(hidden, dim, bias)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        return self.project_out(primitives.gated_gelu(self.dwconv(self.project_in(x))))
+
+
+class TransformerBlock(jt.nn.Module):
+    """x + MDTA(norm(x)), then x + GDFN(norm(x)): (b, dim, H, W) -> the same.
+
+    Args:
+        dim: channels, a multiple of `heads`.
+        heads: groups of channels that attend to each other.
+        ffn_expansion_factor: hidden channels of the feed-forward network, in units of `dim`.
+        bias: whether its 1x1 convolutions have one.
+        LayerNorm_type: 'WithBias' or 'BiasFree'.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        heads: int = 8,
+        ffn_expansion_factor: float = 4,
+        bias: bool = False,
+        LayerNorm_type: str = "WithBias",
+    ) -> None:
+        self.norm1 = LayerNorm(dim, LayerNorm_type)
+        self.attn = Attention(dim, heads, bias)
+        self.norm2 = LayerNorm(dim, LayerNorm_type)
+        self.ffn = FeedForward(dim, ffn_expansion_factor, bias)
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        x = x + self.attn(self.norm1(x))
+        return x + self.ffn(self.norm2(x))
