@@ -26,13 +26,14 @@ class PointwiseConv(jt.nn.Module):
 
 
 class DepthwiseConv3x3(jt.nn.Module):
-    """3x3 convolution of each channel by itself, padding 1, no bias: (b, dim, H, W) -> the same."""
+    """3x3 convolution of each channel by itself, padding 1: (b, dim, H, W) -> the same."""
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, bias: bool) -> None:
         self.weight = uniform_parameter((dim, 1, 3, 3), 1 / 3)
+        self.bias = uniform_parameter((dim,), 1 / 3) if bias else None
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return primitives.depthwise_conv3x3(x, self.weight)
+        return primitives.depthwise_conv3x3(x, self.weight, self.bias)
 
 
 class Conv3x3(jt.nn.Module):

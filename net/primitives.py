@@ -1,136 +1,46 @@
-"""The operations under FILM's layers, each a function of Jittor arrays.
-
-These are the portable forms: Jittor's own operators, on any device. Image sizes reach every kernel as variables.
-"""
+"""The operations under FILM's layers: the CPU kernels of `cpu` where they serve, else the forms of `portable`."""
 
 from __future__ import annotations
 
-import math
+import os
+from collections.abc import Callable
+from functools import wraps
 
-import numpy as np
-
+from net import cpu, portable
 from utils.jittor_env import jt
 
-NORM_EPS = 1e-12
-LAYER_NORM_EPS = 1e-5
+_settings = {"kernels": os.environ.get("FILM_PORTABLE", "0") != "1"}
 
 
-def pointwise_conv(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
-    """1x1 convolution: x (b, i, H, W), weight (o, i, 1, 1), bias (o,) -> (b, o, H, W).
-
-    A matrix product per image: y[o, p] = sum_i weight[o, i] x[i, p] + bias[o].
-    """
-    batch, channels, height, width = x.shape
-    out_channels = weight.shape[0]
-    matrix = weight.reshape((1, out_channels, channels)).broadcast((batch, out_channels, channels))
-    y = jt.nn.bmm(matrix, x.reshape((batch, channels, -1))).reshape((batch, out_channels, height, width))
-    return y if bias is None else y + bias.reshape((1, -1, 1, 1))
+def use_kernels(on: bool) -> None:
+    """Allow the CPU kernels (the default, unless $FILM_PORTABLE is 1), or have the portable forms everywhere."""
+    _settings["kernels"] = on
 
 
-def conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
-    """3x3 cross-correlation, zero padding 1: x (b, i, H, W), weight (o, i, 3, 3) -> (b, o, H, W)."""
-    return jt.nn.conv2d(x, weight, padding=1)
+def kernels_in_use() -> bool:
+    """Whether the CPU kernels compute: they are allowed, and Jittor works on the CPU."""
+    return _settings["kernels"] and not jt.flags.use_cuda
 
 
-def depthwise_conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
-    """3x3 cross-correlation of each channel with its own window, zero padding 1: x (b, c, H, W), weight (c, 1, 3, 3)."""
-    return jt.nn.conv2d(x, weight, padding=1, groups=x.shape[1])
+def _fastest(form: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
+    """The primitive of which `form` is the portable form."""
+    kernel = getattr(cpu, form.__name__)
+
+    @wraps(form)
+    def primitive(*args: object) -> jt.Var:
+        return (kernel if kernels_in_use() else form)(*args)
+
+    return primitive
 
 
-def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
-    """max(x, 0) + slope * min(x, 0), with one slope (1,)."""
-    return jt.maximum(x, 0.0) + slope * jt.minimum(x, 0.0)
+pointwise_conv = _fastest(portable.pointwise_conv)
+conv3x3 = _fastest(portable.conv3x3)
+prelu = _fastest(portable.prelu)
+pooled_text_attention = _fastest(portable.pooled_text_attention)
+nearest_resize = _fastest(portable.nearest_resize)
 
-
-def gated_gelu(x: jt.Var) -> jt.Var:
-    """Halves x1, x2 of x (b, 2h, H, W) -> gelu(x1) * x2 (b, h, H, W), gelu(z) = z (1 + erf(z / sqrt 2)) / 2."""
-    x1, x2 = jt.chunk(x, 2, dim=1)
-    return x1 * (1 + jt.erf(x1 * math.sqrt(0.5))) * 0.5 * x2
-
-
-def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
-    """Layer norm over the channels of every pixel: x (b, c, H, W), weight and bias (c,).
-
-    (x - mu) / sqrt(var + 1e-5) * weight + bias with the biased variance; without a bias, mu is not subtracted from x
-    (but is within the variance).
-    """
-    centred = x - x.mean(dim=1, keepdims=True)
-    scale = 1 / jt.sqrt((centred * centred).mean(dim=1, keepdims=True) + LAYER_NORM_EPS)
-    if bias is None:
-        return x * scale * weight.reshape((1, -1, 1, 1))
-    return centred * scale * weight.reshape((1, -1, 1, 1)) + bias.reshape((1, -1, 1, 1))
-
-
-def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
-    """Attention between channels: qkv (b, 3c, H, W), temperature (heads, 1, 1) -> (b, c, H, W).
-
-    Channel = head * (c / heads) + i. Per head, with q and k L2-normalised along their pixels (c/heads, H W):
-    softmax(q k^T * temperature) v.
-    """
-    batch, channels, height, width = qkv.shape
-    heads = temperature.shape[0]
-    dim = channels // 3 // heads
-    q, k, v = (part.reshape((batch * heads, dim, height * width)) for part in jt.chunk(qkv, 3, dim=1))
-    scores = jt.nn.bmm_transpose(l2_normalize(q), l2_normalize(k)).reshape((batch, heads, dim, dim))
-    attention = jt.nn.softmax(scores * temperature.reshape((1, heads, 1, 1)), dim=-1)
-    return jt.nn.bmm(attention.reshape((batch * heads, dim, dim)), v).reshape((batch, heads * dim, height, width))
-
-
-def pooled_text_attention(
-    text: jt.Var,
-    tokens: jt.Var,
-    in_weight: jt.Var,
-    in_bias: jt.Var,
-    out_weight: jt.Var,
-    out_bias: jt.Var,
-    heads: int,
-) -> jt.Var:
-    """Multi-head attention as torch.nn.MultiheadAttention computes it, averaged over its queries.
-
-    text (b, L, e) asks, tokens (b, T, e) are keys and values; in_weight (3e, e) and in_bias (3e,) project query, key
-    and value, out_weight (e, e) and out_bias (e,) the output -> (b, 1, e).
-
-    The mean over the L queries commutes with everything behind the softmax, so the attention is averaged first: value
-    and output projection then see one vector a head, not T tokens or L queries.
-    """
-    batch, queries, width = text.shape
-    count = tokens.shape[1]
-    dim = width // heads
-    w_q, w_k, w_v = jt.chunk(in_weight, 3, dim=0)
-    b_q, b_k, b_v = jt.chunk(in_bias, 3, dim=0)
-    q = (jt.matmul(text, w_q.transpose(1, 0)) + b_q) / math.sqrt(dim)
-    k = jt.matmul(tokens.reshape((-1, width)), w_k.transpose(1, 0)) + b_k
-    q = q.reshape((batch, queries, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, queries, dim))
-    k = k.reshape((batch, count, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, count, dim))
-    attention = jt.nn.softmax(jt.nn.bmm_transpose(q, k), dim=-1).mean(dim=1)  # (b heads, T)
-    pooled = jt.nn.bmm(attention.reshape((batch, heads, count)), tokens)  # (b, heads, e)
-    # head h projects its own pooled token with its own rows of w_v
-    values = (pooled.reshape((batch, heads, 1, width)) * w_v.reshape((1, heads, dim, width))).sum(dim=-1)
-    values = values.reshape((batch, width)) + b_v
-    return (jt.matmul(values, out_weight.transpose(1, 0)) + out_bias).reshape((batch, 1, width))
-
-
-def l1_normalize(x: jt.Var) -> jt.Var:
-    """x / max(sum |x|, 1e-12) over the last axis."""
-    return x / jt.maximum(x.abs().sum(dim=-1, keepdims=True), NORM_EPS)
-
-
-def l2_normalize(x: jt.Var) -> jt.Var:
-    """x / max(||x||, 1e-12) over the last axis."""
-    return x / jt.maximum(jt.sqrt((x * x).sum(dim=-1, keepdims=True)), NORM_EPS)
-
-
-def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
-    """torch's interpolate(mode='nearest'): x (b, c, h, w) -> (b, c, *size), source index floor(dst * (in / out))."""
-    batch, channels, height, width = x.shape
-    if (height, width) == tuple(size):
-        return x
-    rows, columns = (jt.array(nearest_indices(*pair)) for pair in zip((height, width), size, strict=True))
-    return x.reindex([batch, channels, *size], ["i0", "i1", "@e0(i2)", "@e1(i3)"], extras=[rows, columns])
-
-
-def nearest_indices(length: int, out_length: int) -> np.ndarray:
-    """The source index (int32) of each of `out_length` positions over `length`; the ratio is a float32, as in torch."""
-    ratio = np.float32(length) / np.float32(out_length)
-    indices = np.floor(np.arange(out_length, dtype=np.float32) * ratio).astype(np.int32)
-    return np.minimum(indices, length - 1)
+depthwise_conv3x3 = portable.depthwise_conv3x3
+gated_gelu = portable.gated_gelu
+channel_layer_norm = portable.channel_layer_norm
+channel_mixing = portable.channel_mixing
+l1_normalize = portable.l1_normalize

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from net import primitives
+from net import cpu, primitives
 from net.layers import DepthwiseConv3x3, PointwiseConv
 from utils.jittor_env import jt
 
@@ -34,30 +34,49 @@ class LayerNorm(jt.nn.Module):
 
 
 class Attention(jt.nn.Module):
-    """MDTA: multi-head attention between channels rather than pixels, (b, dim, H, W) -> the same."""
+    """MDTA: multi-head attention between channels rather than pixels; x + MDTA(norm(x)), (b, dim, H, W) -> the same."""
 
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
         self.temperature = jt.ones((heads, 1, 1))
         self.qkv = PointwiseConv(dim, 3 * dim, bias)
-        self.qkv_dwconv = DepthwiseConv3x3(3 * dim)
+        self.qkv_dwconv = DepthwiseConv3x3(3 * dim, bias)
         self.project_out = PointwiseConv(dim, dim, bias)
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        qkv = self.qkv_dwconv(self.qkv(x))  # (b, 3 dim, H, W)
-        return self.project_out(primitives.channel_attention(qkv, self.temperature))
+    def execute(self, x: jt.Var, norm: LayerNorm) -> jt.Var:
+        if primitives.kernels_in_use() and norm.body.bias is not None and self.qkv.bias is None:
+            return cpu.channel_attention(
+                x,
+                norm.body.weight,
+                norm.body.bias,
+                self.qkv.weight,
+                self.qkv_dwconv.weight,
+                self.temperature,
+                self.project_out.weight,
+            )
+        qkv = self.qkv_dwconv(self.qkv(norm(x)))  # (b, 3 dim, H, W)
+        return x + self.project_out(primitives.channel_mixing(qkv, self.temperature))
 
 
 class FeedForward(jt.nn.Module):
-    """GDFN: a feed-forward network gated by its own GELU, (b, dim, H, W) -> the same."""
+    """GDFN: a feed-forward network gated by its own GELU; x + GDFN(norm(x)), (b, dim, H, W) -> the same."""
 
     def __init__(self, dim: int, ffn_expansion_factor: float, bias: bool) -> None:
         hidden = int(dim * ffn_expansion_factor)
         self.project_in = PointwiseConv(dim, 2 * hidden, bias)
-        self.dwconv = DepthwiseConv3x3(2 * hidden)
+        self.dwconv = DepthwiseConv3x3(2 * hidden, bias)
         self.project_out = PointwiseConv(hidden, dim, bias)
 
-    def execute(self, x: jt.Var) -> jt.Var:
-        return self.project_out(primitives.gated_gelu(self.dwconv(self.project_in(x))))
+    def execute(self, x: jt.Var, norm: LayerNorm) -> jt.Var:
+        if primitives.kernels_in_use() and norm.body.bias is not None and self.project_in.bias is None:
+            return cpu.feed_forward(
+                x,
+                norm.body.weight,
+                norm.body.bias,
+                self.project_in.weight,
+                self.dwconv.weight,
+                self.project_out.weight,
+            )
+        return x + self.project_out(primitives.gated_gelu(self.dwconv(self.project_in(norm(x)))))
 
 
 class TransformerBlock(jt.nn.Module):
@@ -67,7 +86,7 @@ class TransformerBlock(jt.nn.Module):
         dim: channels, a multiple of `heads`.
         heads: groups of channels that attend to each other.
         ffn_expansion_factor: hidden channels of the feed-forward network, in units of `dim`.
-        bias: whether its 1x1 convolutions have one.
+        bias: whether its convolutions have one.
         LayerNorm_type: 'WithBias' or 'BiasFree'.
     """
 
@@ -85,5 +104,4 @@ class TransformerBlock(jt.nn.Module):
         self.ffn = FeedForward(dim, ffn_expansion_factor, bias)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        x = x + self.attn(self.norm1(x))
-        return x + self.ffn(self.norm2(x))
+        return self.ffn(self.attn(x, self.norm1), self.norm2)

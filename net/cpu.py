@@ -1,0 +1,283 @@
+"""The primitives as hand-written CPU kernels (`kernels/*.h`), compiled by Jittor on first use.
+
+Each function here has the arguments and the result of its namesake in `portable`, which says what it computes. Channel
+counts, image sizes and slopes are variables of the kernels, so nothing is compiled anew for another image. Forward
+passes keep their input only; backward passes compute the rest again, row by row, which costs less than fetching it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from net.portable import nearest_indices
+from utils.jittor_env import jt
+
+KERNELS = Path(__file__).resolve().parent / "kernels"
+
+
+@cache
+def _header(name: str) -> str:
+    """The include line of a kernel file, with a digest of all of them: an edit must reach Jittor's cache of kernels.
+
+    The files include each other by ``# include``, with a space: Jittor's scanner would look for ``#include "x.h"`` in
+    its own folders and stop.
+    """
+    digest = hashlib.sha1(b"".join(path.read_bytes() for path in sorted(KERNELS.glob("*.h")))).hexdigest()
+    return f'// {digest}\n#include "{KERNELS / name}"\nusing namespace film;\n'
+
+
+def _call(
+    header: str, source: str, inputs: Sequence[jt.Var], shapes: Sequence[Sequence[int]], dtypes: Sequence[str] | None = None
+) -> list[jt.Var]:
+    """Run C++ `source` on `inputs` (in0_p, in0_shape0, ...), giving float32 arrays of `shapes` (out0_p, ...)."""
+    dtypes = list(dtypes or ["float32"] * len(shapes))
+    return jt.code([list(s) for s in shapes], dtypes, list(inputs), cpu_header=_header(header), cpu_src=source)
+
+
+_CONV_SHAPE = "ConvShape s{(int)in0_shape1, (int)%s, in0_shape0, in0_shape2, in0_shape3};\n"
+
+
+class _PointwiseConv(jt.Function):
+    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
+        self.saved = x, weight
+        self.has_bias = bias is not None
+        batch, _, height, width = x.shape
+        (y,) = _call(
+            "conv.h",
+            (_CONV_SHAPE % "in1_shape0")
+            + f"pointwise_conv(s, in0_p, in1_p, {'in2_p' if self.has_bias else 'nullptr'}, out0_p);",
+            (x, weight, bias) if self.has_bias else (x, weight),
+            [(batch, weight.shape[0], height, width)],
+        )
+        return y
+
+    def grad(self, dout: jt.Var) -> tuple[jt.Var | None, ...]:
+        x, weight = self.saved
+        (dx,) = _call(
+            "conv.h",
+            (_CONV_SHAPE % "in1_shape1") + "pointwise_conv(s, in0_p, in1_p, nullptr, out0_p, true);",
+            (dout, weight),
+            [x.shape],
+        )
+        dweight, dbias = _call(
+            "conv.h",
+            (_CONV_SHAPE % "in1_shape1") + "pointwise_conv_weights(s, in0_p, in1_p, out0_p, out1_p);",
+            (x, dout),
+            [weight.shape, weight.shape[:1]],
+        )
+        return dx, dweight, dbias if self.has_bias else None
+
+
+def pointwise_conv(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    return _PointwiseConv.apply(x, weight, bias)
+
+
+class _Conv3x3(jt.Function):
+    def execute(self, x: jt.Var, weight: jt.Var) -> jt.Var:
+        self.saved = x, weight
+        batch, _, height, width = x.shape
+        (y,) = _call(
+            "conv.h",
+            (_CONV_SHAPE % "in1_shape0") + "conv3x3(s, in0_p, in1_p, out0_p);",
+            (x, weight),
+            [(batch, weight.shape[0], height, width)],
+        )
+        return y
+
+    def grad(self, dout: jt.Var) -> tuple[jt.Var, jt.Var]:
+        x, weight = self.saved
+        # Two kernels: what nobody asks for, such as the gradient of the image itself, is never run.
+        (dx,) = _call(
+            "conv.h",
+            "ConvShape s{(int)out0_shape1, (int)in0_shape1, in0_shape0, in0_shape2, in0_shape3};\n"
+            "conv3x3_input(s, in0_p, in1_p, out0_p);",
+            (dout, weight),
+            [x.shape],
+        )
+        (dweight,) = _call(
+            "conv.h",
+            (_CONV_SHAPE % "in1_shape1") + "conv3x3_weights(s, in0_p, in1_p, out0_p);",
+            (x, dout),
+            [weight.shape],
+        )
+        return dx, dweight
+
+
+def conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
+    return _Conv3x3.apply(x, weight)
+
+
+class _PReLU(jt.Function):
+    def execute(self, x: jt.Var, slope: jt.Var) -> jt.Var:
+        self.saved = x, slope
+        (y,) = _call("conv.h", "prelu(in0_p, in1_p[0], in0->num, out0_p);", (x, slope), [x.shape])
+        return y
+
+    def grad(self, dout: jt.Var) -> tuple[jt.Var, jt.Var]:
+        x, slope = self.saved
+        dx, dslope = _call(
+            "conv.h",
+            "prelu_backward(in0_p, in1_p[0], in2_p, in0->num, out0_p, out1_p);",
+            (x, slope, dout),
+            [x.shape, slope.shape],
+        )
+        return dx, dslope
+
+
+def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
+    return _PReLU.apply(x, slope)
+
+
+_FEED_FORWARD = (
+    "FeedForward layer{{(int)in0_shape1, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, in5_p};\n"
+    "const long b = in0_shape0, h = in0_shape2, w = in0_shape3;\n"
+)
+
+
+class _FeedForward(jt.Function):
+    def execute(self, *inputs: jt.Var) -> jt.Var:
+        self.saved = inputs
+        (y,) = _call(
+            "feedforward.h", _FEED_FORWARD + "feed_forward(layer, in0_p, b, h, w, out0_p);", inputs, [inputs[0].shape]
+        )
+        return y
+
+    def grad(self, dout: jt.Var) -> list[jt.Var]:
+        return _call(
+            "feedforward.h",
+            _FEED_FORWARD + "feed_forward_backward(layer, in0_p, in6_p, b, h, w, {out0_p, out1_p, out2_p, out3_p, "
+            "out4_p, out5_p});",
+            (*self.saved, dout),
+            [x.shape for x in self.saved],
+        )
+
+
+def feed_forward(
+    x: jt.Var,
+    norm_weight: jt.Var,
+    norm_bias: jt.Var,
+    project_in: jt.Var,
+    depthwise: jt.Var,
+    project_out: jt.Var,
+) -> jt.Var:
+    return _FeedForward.apply(x, norm_weight, norm_bias, project_in, depthwise, project_out)
+
+
+_CHANNEL_ATTENTION = (
+    "ChannelAttention layer{{(int)in0_shape1, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, (int)in5_shape0, in5_p, in6_p};\n"
+    "const long b = in0_shape0, h = in0_shape2, w = in0_shape3;\n"
+)
+
+
+class _ChannelAttention(jt.Function):
+    def execute(self, *inputs: jt.Var) -> jt.Var:
+        x, temperature = inputs[0], inputs[5]
+        channels = x.shape[1]
+        sums = channels * channels // temperature.shape[0] + 2 * channels
+        y, v, scores = _call(
+            "attention.h",
+            _CHANNEL_ATTENTION + "channel_attention(layer, in0_p, b, h, w, out0_p, out1_p, out2_p);",
+            inputs,
+            [x.shape, x.shape, (x.shape[0], sums)],
+            ["float32", "float32", "float64"],
+        )
+        self.saved = *inputs, v, scores
+        return y
+
+    def grad(self, dout: jt.Var) -> list[jt.Var]:
+        *inputs, v, scores = self.saved
+        return _call(
+            "attention.h",
+            _CHANNEL_ATTENTION + "channel_attention_backward(layer, in0_p, in7_p, in8_p, in9_p, b, h, w, {out0_p, "
+            "out1_p, out2_p, out3_p, out4_p, out5_p, out6_p});",
+            (*inputs, v, scores, dout),
+            [x.shape for x in inputs],
+        )
+
+
+def channel_attention(
+    x: jt.Var,
+    norm_weight: jt.Var,
+    norm_bias: jt.Var,
+    qkv: jt.Var,
+    depthwise: jt.Var,
+    temperature: jt.Var,
+    project_out: jt.Var,
+) -> jt.Var:
+    return _ChannelAttention.apply(x, norm_weight, norm_bias, qkv, depthwise, temperature, project_out)
+
+
+_TEXT = (
+    "TextShape s{in0_shape0, in0_shape1, in1_shape1, (int)in0_shape2, %d};\n"
+    "TextWeights weights{in2_p, in3_p, in4_p, in5_p};\n"
+)
+
+
+class _PooledTextAttention(jt.Function):
+    def execute(self, heads: int, *inputs: jt.Var) -> jt.Var:
+        self.heads, self.saved = heads, inputs
+        text = inputs[0]
+        (y,) = _call(
+            "text.h",
+            _TEXT % heads + "pooled_text_attention(s, weights, in0_p, in1_p, out0_p);",
+            inputs,
+            [(text.shape[0], 1, text.shape[2])],
+        )
+        return y
+
+    def grad(self, dout: jt.Var) -> tuple[jt.Var | None, ...]:
+        grads = _call(
+            "text.h",
+            _TEXT % self.heads + "pooled_text_attention_backward(s, weights, in0_p, in1_p, in6_p, {out0_p, out1_p, "
+            "out2_p, out3_p, out4_p, out5_p});",
+            (*self.saved, dout),
+            [x.shape for x in self.saved],
+        )
+        return None, *grads
+
+
+def pooled_text_attention(
+    text: jt.Var,
+    tokens: jt.Var,
+    in_weight: jt.Var,
+    in_bias: jt.Var,
+    out_weight: jt.Var,
+    out_bias: jt.Var,
+    heads: int,
+) -> jt.Var:
+    return _PooledTextAttention.apply(heads, text, tokens, in_weight, in_bias, out_weight, out_bias)
+
+
+_RESIZE = "ResizeShape s{%s_shape0 * %s_shape1, %s_shape2, %s_shape3, %s_shape2, %s_shape3};\n"
+
+
+class _NearestResize(jt.Function):
+    def execute(self, x: jt.Var, size: tuple[int, int]) -> jt.Var:
+        self.shape = x.shape
+        pairs = zip(x.shape[2:], size, strict=True)
+        self.tables = [jt.array(nearest_indices(length, out_length)) for length, out_length in pairs]
+        (y,) = _call(
+            "resize.h",
+            _RESIZE % (*["in0"] * 4, *["out0"] * 2) + "nearest_resize(s, in0_p, in1_p, in2_p, out0_p);",
+            (x, *self.tables),
+            [(*x.shape[:2], *size)],
+        )
+        return y
+
+    def grad(self, dout: jt.Var) -> tuple[jt.Var, None]:
+        (dx,) = _call(
+            "resize.h",
+            _RESIZE % (*["out0"] * 4, *["in0"] * 2) + "nearest_resize_backward(s, in0_p, in1_p, in2_p, out0_p);",
+            (dout, *self.tables),
+            [self.shape],
+        )
+        return dx, None
+
+
+def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return _NearestResize.apply(x, size)

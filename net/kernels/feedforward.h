@@ -1,0 +1,105 @@
+// The second half of a transformer block, x + GDFN(norm(x)), forward and backward.
+#pragma once
+# include "rows.h"
+
+namespace film {
+
+struct FeedForward {
+    Expansion expansion;    // c -> 2 hidden
+    const float* contract;  // (c, hidden)
+    int hidden() const { return expansion.e / 2; }
+};
+
+inline void feed_forward(const FeedForward& layer, const float* x, long batch, long height, long width, float* out) {
+    const int c = layer.expansion.c, hidden = layer.hidden();
+    const long plane = height * width;
+    auto all = bands(batch, height);
+#pragma omp parallel
+    {
+        ForwardRows rows(layer.expansion, height, width);
+        Packed contract(layer.contract, c, hidden, hidden);
+        RowBuffer gated(hidden, width), result(c, width);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < all.size(); i++) {
+            const float* image = x + all[i].image * c * plane;
+            float* target = out + all[i].image * c * plane;
+            rows.run(image, all[i], [&](long r, const Triple& h) {
+                const float* w = layer.expansion.depthwise;
+                for (int k = 0; k < hidden; k++)
+                    for (long v = 0; v < gated.nv; v++) {
+                        vec a = h.at(k, v, w + k * 9), b = h.at(k + hidden, v, w + (k + hidden) * 9);
+                        store(gated[k] + v * LANES, a * normal(a).cdf * b);
+                    }
+                gemm(contract, gated.matrix(), width, result[0], result.stride);
+                for (int k = 0; k < c; k++) {
+                    const float *from = image + k * plane + r * width, *add = result[k];
+                    float* to = target + k * plane + r * width;
+                    for (long j = 0; j < width; j++) to[j] = from[j] + add[j];
+                }
+            });
+        }
+    }
+}
+
+struct FeedForwardGrads {
+    float *x, *norm_weight, *norm_bias, *expand, *depthwise, *contract;
+};
+
+inline void feed_forward_backward(
+    const FeedForward& layer, const float* x, const float* dout, long batch, long height, long width, FeedForwardGrads out
+) {
+    const Expansion& expansion = layer.expansion;
+    const int c = expansion.c, hidden = layer.hidden();
+    const long plane = height * width, ld = vectors(c) * LANES;
+    auto all = bands(batch, height);
+    std::memcpy(out.x, dout, batch * c * plane * sizeof(float));
+    std::vector<ExpansionGrad> parts(all.size(), ExpansionGrad(expansion));
+    std::vector<std::vector<double>> contract_parts(all.size(), std::vector<double>((size_t)hidden * c));
+#pragma omp parallel
+    {
+        BackwardRows rows(expansion, height, width);
+        Packed spread(layer.contract, hidden, c, hidden, true);
+        RowBuffer d(c, width), dgated(hidden, width), gated(hidden, width);
+        floats transposed(width * ld);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < all.size(); i++) {
+            const long offset = all[i].image * c * plane;
+            rows.grad = ExpansionGrad(expansion);
+            rows.run(x + offset, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool inside) {
+                const float* w = expansion.depthwise;
+                d.read(dout + offset + r * width, plane, c);
+                gemm(spread, d.matrix(), width, dgated[0], dgated.stride);
+                for (int k = 0; k < hidden; k++)
+                    for (long v = 0; v < d.nv; v++) {
+                        vec a = h.at(k, v, w + k * 9), b = h.at(k + hidden, v, w + (k + hidden) * 9);
+                        vec g = load(dgated[k] + v * LANES);
+                        Normal n = normal(a);
+                        store(gated[k] + v * LANES, a * n.cdf * b);
+                        store(dz[k] + v * LANES, g * b * (n.cdf + a * n.density));
+                        store(dz[k + hidden] + v * LANES, g * a * n.cdf);
+                    }
+                if (!inside) return;
+                transpose(d[0], d.stride, c, width, transposed.data(), ld);
+                outer_add(gated[0], gated.stride, hidden, width, transposed.data(), ld, c, contract_parts[i].data());
+            });
+            parts[i] = rows.grad;
+        }
+    }
+    ExpansionGrad total(expansion);
+    std::vector<double> contract((size_t)hidden * c);
+    for (size_t i = 0; i < all.size(); i++) {
+        add_to(total.norm_weight, parts[i].norm_weight);
+        add_to(total.norm_bias, parts[i].norm_bias);
+        add_to(total.expand, parts[i].expand);
+        add_to(total.depthwise, parts[i].depthwise);
+        add_to(contract, contract_parts[i]);
+    }
+    write(total.norm_weight, out.norm_weight);
+    write(total.norm_bias, out.norm_bias);
+    write(total.expand, out.expand);
+    write(total.depthwise, out.depthwise);
+    for (int k = 0; k < hidden; k++)
+        for (int j = 0; j < c; j++) out.contract[j * hidden + k] = (float)contract[(size_t)k * c + j];
+}
+
+}  // namespace film
