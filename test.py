@@ -1,0 +1,134 @@
+"""Fuse the pairs of an H5 file with trained weights, and measure the result.
+
+    python test.py --task IVF --dataset MSRS --ckpt_path models/IVF.pth
+
+The fused images go to test_output/<dataset>/Gray/<name>.png, the metrics table to the screen.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.datasets import TASKS
+from utils.errors import UserError, run_command
+from utils.h5 import H5Dataset, Loader, Sample
+from utils.images import read_gray, stretch_to_uint8, write_png
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Fuse the test pairs of a data set and print the metrics table.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--task", choices=tuple(TASKS), default="IVF", help="fusion task; chooses the default checkpoint")
+    add("--dataset", default="MSRS", help="data set; its pairs are read from <h5_dir>/<dataset>_test.h5")
+    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
+    add("--h5_dir", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files of data_process.py")
+    add("--out_dir", type=Path, default=Path("test_output"), help="folder for the fused images")
+    add("--contact_sheet", action="store_true", help="also draw one page of A | B | fused with names and metrics")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    return parser
+
+
+def fuse_dataset(net: object, dataset: H5Dataset, folder: Path) -> None:
+    """Write the fused image of every pair to `folder`/<name>.png, and say how fast it went.
+
+    The first image is timed apart: kernels are compiled with it. No later image compiles, whatever its size.
+    """
+    from utils.jittor_env import jt
+
+    seconds: list[float] = []
+    with jt.no_grad():
+        for batch in tqdm(Loader(dataset, 1, shuffle=False, drop_last=False), desc="fuse", unit="image"):
+            started = time.perf_counter()
+            inputs = (jt.array(array) for array in (batch.image_a, batch.image_b, batch.text))
+            fused = net(*inputs).numpy()[0, 0]
+            seconds.append(time.perf_counter() - started)
+            if not np.isfinite(fused).all():
+                raise UserError(f"{dataset.path}: {batch.names[0]}: the fused image is not finite")
+            write_png(folder / f"{batch.names[0]}.png", stretch_to_uint8(fused))
+    print(f"first image, kernels compiled or loaded: {seconds[0]:.2f} s")
+    if len(seconds) > 1:
+        print(f"the other {len(seconds) - 1}: {1 / fmean(seconds[1:]):.2f} images/s ({fmean(seconds[1:]):.3f} s each)")
+
+
+def gray_sources(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
+    """The gray source images A and B, (H, W) in 0..255, of a sample in a test H5 file.
+
+    The file holds them at their own size, divided by 255: times 255 and rounded they are what `read_gray` gives.
+    """
+    a, b = (np.round(image[0].astype(np.float64) * 255) for image in (sample.image_a, sample.image_b))
+    return a, b
+
+
+def evaluate_dataset(dataset: H5Dataset, folder: Path) -> dict[str, dict[str, float]]:
+    """The metrics of the fused images in `folder`, by name, over the pairs of `dataset` and no others."""
+    from utils.metrics import evaluate_pair
+
+    values: dict[str, dict[str, float]] = {}
+    for index in tqdm(range(len(dataset)), desc="evaluate", unit="image"):
+        sample = dataset[index]
+        values[sample.name] = evaluate_pair(read_gray(folder / f"{sample.name}.png"), *gray_sources(sample))
+    return values
+
+
+def contact_sheet(dataset: H5Dataset, folder: Path, values: dict[str, dict[str, float]], title: str) -> Path:
+    """Draw A | B | fused of every pair beside `folder`, and return the picture's path."""
+    from utils.contact_sheet import MAX_PAIRS, Row, draw_contact_sheet
+    from utils.metrics import TABLE_METRICS
+
+    rows = []
+    for index in range(min(len(dataset), MAX_PAIRS + 1)):
+        sample = dataset[index]
+        a, b = gray_sources(sample)
+        images = {"A": a, "B": b, "fused": read_gray(folder / f"{sample.name}.png")}
+        rows.append(Row(sample.name, images, {name: values[sample.name][name] for name in TABLE_METRICS}))
+    path = folder.parent / "contact_sheet.png"
+    draw_contact_sheet(rows, title, path)
+    return path
+
+
+def test(args: argparse.Namespace) -> None:
+    """Fuse and measure as the options say.
+
+    Raises:
+        UserError: data or weights that are missing or do not fit.
+    """
+    path = args.ckpt_path or Path("models") / f"{args.task}.pth"
+    with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5") as dataset:
+        if not path.is_file():
+            raise UserError(f"{path}: no such checkpoint; name one with --ckpt_path (train.py writes .pkl files)")
+        from net.Film import Net
+        from utils.checkpoint import load_weights, read_checkpoint, weights_of
+        from utils.jittor_env import use_device
+        from utils.metrics import format_table
+
+        print(use_device(args.device))
+        net = Net()
+        load_weights(net, weights_of(read_checkpoint(path), path), path)
+        net.eval()
+        folder = args.out_dir / args.dataset / "Gray"
+        fuse_dataset(net, dataset, folder)
+        print(f"fused images: {folder}")
+        values = evaluate_dataset(dataset, folder)
+        means = {name: fmean(value[name] for value in values.values()) for name in next(iter(values.values()))}
+        if args.contact_sheet:
+            print(f"contact sheet: {contact_sheet(dataset, folder, values, f'{args.dataset}, {path.name}')}")
+        print(format_table(args.dataset, {"FILM": means}))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    test(get_args_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

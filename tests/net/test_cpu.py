@@ -1,0 +1,119 @@
+"""The CPU kernels against the portable forms, forward and backward."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from net import cpu, portable, primitives
+from net.restormer import TransformerBlock
+from utils.jittor_env import jt
+
+# batch, height, width: odd, one pixel wide, one pixel high, wider than a chunk of pixels, fewer rows than threads
+SIZES = [(2, 13, 37), (1, 9, 1), (3, 1, 20), (1, 3, 700), (1, 1, 1)]
+
+
+def outputs_and_gradients(function, *inputs: np.ndarray) -> list[np.ndarray]:
+    """function(*inputs), and the gradients of a fixed random projection of it with respect to every input."""
+    variables = [jt.array(x) for x in inputs]
+    y = function(*variables)
+    weights = jt.array(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
+    gradients = jt.grad((y * weights).sum(), variables)
+    return [y.numpy(), *(g.numpy() for g in gradients)]
+
+
+def assert_same(fast, plain, *inputs: np.ndarray, tolerance: float = 2e-5) -> None:
+    """Every array equal within `tolerance` of its own largest value."""
+    pairs = zip(outputs_and_gradients(fast, *inputs), outputs_and_gradients(plain, *inputs), strict=True)
+    for index, (a, b) in enumerate(pairs):
+        scale = max(np.abs(b).max(), 1e-3)
+        assert np.abs(a - b).max() <= tolerance * scale, f"array {index}: {np.abs(a - b).max()} of {scale}"
+
+
+def random(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("channels", "outputs"), [(32, 32), (5, 3), (64, 1)])
+def test_pointwise_conv(size, channels, outputs):
+    b, h, w = size
+    inputs = random(b, channels, h, w), random(outputs, channels, 1, 1), random(outputs)
+    assert_same(cpu.pointwise_conv, portable.pointwise_conv, *inputs)
+    assert_same(cpu.pointwise_conv, portable.pointwise_conv, *inputs[:2])
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("channels", "outputs"), [(1, 32), (32, 32), (3, 5)])
+def test_conv3x3(size, channels, outputs):
+    b, h, w = size
+    assert_same(cpu.conv3x3, portable.conv3x3, random(b, channels, h, w), random(outputs, channels, 3, 3))
+
+
+@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5])
+def test_prelu(slope):
+    assert_same(cpu.prelu, portable.prelu, random(2, 3, 41, 17), np.array([slope], np.float32))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("dim", [32, 64])
+def test_transformer_block(size, dim, use_kernels):
+    """Both halves of a block, of random norms and temperatures, with every one of its weights."""
+    b, h, w = size
+    block = TransformerBlock(dim)
+    names, parameters = zip(*block.named_parameters(), strict=True)
+    values = [random(*p.shape, seed=i) * 0.3 + ("temperature" in n) for i, (n, p) in enumerate(zip(names, parameters))]
+
+    def gradients() -> list[np.ndarray]:
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.assign(value)
+        x = jt.array(random(b, dim, h, w))
+        y = block(x)
+        loss = (y * jt.array(random(*y.shape, seed=9))).sum()
+        return [y.numpy(), *(g.numpy() for g in jt.grad(loss, [x, *parameters]))]
+
+    fast = gradients()
+    use_kernels(False)
+    plain = gradients()
+    for name, a, b in zip(["output", "input", *names], fast, plain, strict=True):
+        assert np.abs(a - b).max() <= 1e-4 * max(np.abs(b).max(), 1e-2), name
+
+
+@pytest.mark.parametrize(("batch", "queries", "tokens"), [(2, 149, 1300), (1, 5, 512), (1, 17, 3)])
+def test_pooled_text_attention(batch, queries, tokens):
+    width, heads = 64, 8
+    inputs = (
+        random(batch, queries, width),
+        random(batch, tokens, width),
+        random(3 * width, width) * 0.3,
+        random(3 * width),
+        random(width, width),
+        random(width),
+    )
+    fast, plain = (
+        lambda *v, form=form: form.pooled_text_attention(*v, heads) for form in (cpu, portable)
+    )
+    assert_same(fast, plain, *inputs, tolerance=1e-4)
+
+
+def test_pooled_text_attention_survives_large_scores():
+    """Scores of several hundred: exp of them alone would overflow."""
+    width, heads = 64, 8
+    text, tokens = random(1, 4, width) * 40, random(1, 700, width) * 40
+    weights = random(3 * width, width) * 0.3, random(3 * width), random(width, width), random(width)
+    arrays = [jt.array(x) for x in (text, tokens, *weights)]
+    fast, plain = (form.pooled_text_attention(*arrays, heads).numpy() for form in (cpu, portable))
+    assert np.isfinite(fast).all()
+    np.testing.assert_allclose(fast, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())
+
+
+@pytest.mark.parametrize("size", [(5, 9), (1, 1), (26, 74), (13, 37), (7, 80)])
+def test_nearest_resize(size):
+    fast, plain = (lambda x, form=form: form.nearest_resize(x, size) for form in (cpu, portable))
+    assert_same(fast, plain, random(2, 3, 13, 37))
+
+
+def test_portable_forms_are_chosen_on_request(use_kernels):
+    assert primitives.kernels_in_use()
+    use_kernels(False)
+    assert not primitives.kernels_in_use()

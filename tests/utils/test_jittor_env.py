@@ -1,0 +1,110 @@
+"""Bring-up: oneDNN links, devices, and the machines on which a plain `import jittor` dies."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from utils import jittor_env
+from utils.errors import UserError
+from utils.jittor_env import ONEDNN_FOLDER, ONEDNN_PARTS, cuda_problem, jt, link_onednn, use_device
+
+ROOT = Path(__file__).resolve().parents[2]
+needs_wheels = pytest.mark.skipif(
+    jittor_env._file_of("onednn-cpu-gomp", "libdnnl.so.2") is None, reason="no oneDNN wheels for this platform"
+)
+
+
+def folder(home: Path) -> Path:
+    return home / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
+
+
+def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+
+
+@needs_wheels
+def test_links_are_made_where_jittor_looks(tmp_path):
+    link_onednn(tmp_path)
+    assert all((folder(tmp_path) / name).exists() for name in ONEDNN_PARTS)
+    assert (folder(tmp_path) / "include" / "dnnl.hpp").is_file()
+    assert sorted(p.name for p in folder(tmp_path).rglob(".link*")) == []
+
+
+@needs_wheels
+def test_a_good_set_up_is_left_alone_and_a_stale_link_mended(tmp_path):
+    library = folder(tmp_path) / "lib" / "libmkldnn.so"
+    library.parent.mkdir(parents=True)
+    library.write_bytes(b"somebody's own")
+    stale = folder(tmp_path) / "lib" / "libdnnl.so.2"
+    stale.symlink_to(tmp_path / "deleted" / "libdnnl.so.2")
+    link_onednn(tmp_path)
+    assert library.read_bytes() == b"somebody's own"
+    assert stale.exists()
+
+
+def test_without_the_wheels_nothing_is_touched(tmp_path, monkeypatch):
+    monkeypatch.setattr(jittor_env, "_file_of", lambda package, name: None)
+    link_onednn(tmp_path)
+    assert not folder(tmp_path).exists()
+
+
+def test_convolution_and_matrix_product_run():
+    """What oneDNN computes: a 1x1 convolution of ones sums the channels, a product of ones the columns."""
+    assert jt.nn.conv2d(jt.ones((1, 3, 4, 4)), jt.ones((2, 3, 1, 1))).numpy().tolist() == [[[[3.0] * 4] * 4] * 2]
+    assert (jt.matmul(jt.ones((2, 5)), jt.ones((5, 3))).numpy() == 5).all()
+
+
+def test_the_device_is_told_in_one_line():
+    line = use_device("cpu")
+    assert line.startswith("device: cpu")
+    assert "\n" not in line
+    assert jt.flags.use_cuda == 0
+
+
+@pytest.mark.skipif(cuda_problem() is None, reason="this machine has a GPU that works")
+def test_cuda_that_cannot_be_had_is_an_error():
+    with pytest.raises(UserError, match="--device cuda: no CUDA here"):
+        use_device("cuda")
+    assert "CUDA not used" in use_device("auto")
+
+
+def test_unknown_device_is_an_error():
+    with pytest.raises(UserError, match="cpu"):
+        use_device("tpu")
+
+
+def test_no_compiler_is_one_line(tmp_path):
+    code = (
+        "from utils.errors import run_command\n"
+        "def main(argv):\n    import utils.jittor_env\n"
+        "raise SystemExit(run_command(main))"
+    )
+    done = run_python(code, PATH=str(tmp_path))
+    assert done.returncode == 2
+    assert done.stderr.strip().count("\n") == 0
+    assert "g++" in done.stderr
+
+
+@pytest.mark.parametrize("order", ["import torch; from utils.jittor_env import jt", "from utils.jittor_env import jt; import torch"])
+def test_torch_and_jittor_share_a_process_and_chatter_is_off(order):
+    code = f"{order}\nprint(torch.ones(3, 3).matmul(torch.ones(3, 3)).sum().item(), jt.ones((3, 3)).sum().item())"
+    done = run_python(code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "27.0 9.0\n"
+    assert done.stderr == ""
+
+
+def test_ctrl_c_raises_keyboard_interrupt():
+    code = (
+        "from utils.jittor_env import jt\nimport os, signal\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    [None for _ in range(10**6)]\n"
+        "except KeyboardInterrupt:\n    print('caught')"
+    )
+    assert run_python(code).stdout == "caught\n"

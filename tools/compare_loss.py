@@ -1,0 +1,172 @@
+"""Compare the training losses of runs: one chart, the largest relative gaps, and the numbers as tables.
+
+    python -m tools.compare_loss log/jittor.txt log/torch.txt --labels Jittor PyTorch --out images/loss
+
+reads logs of `train.py`, of `tools/torch_twin.py` and of the official code, and writes `images/loss.png`, `.svg`,
+`_steps.csv` and `_epochs.csv`. Gaps are relative to the first log. One log alone gets its chart and tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+from utils.curves import LOSSES, SUFFIXES, draw_losses, epoch_means
+from utils.errors import UserError, run_command
+from utils.files import atomic_path
+from utils.log import LogLine, read_log
+
+Value = Callable[[LogLine], float]
+Step = tuple[int, int, int]
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="python -m tools.compare_loss", description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "logs", type=Path, nargs="+", metavar="LOG", help="log.txt of a run; the first is the reference"
+    )
+    parser.add_argument(
+        "--labels", nargs="+", metavar="LABEL", help="names of the runs, one a log (default: the files')"
+    )
+    parser.add_argument(
+        "--out", default="images/loss", metavar="PREFIX", help="what the names of the outputs begin with"
+    )
+    return parser
+
+
+@dataclass(frozen=True)
+class Gaps:
+    """Relative gaps |other - reference| / |reference| of one loss over the steps that both runs have.
+
+    `steps` by (epoch, batch, batches an epoch), `epochs` by epoch, between the means over the common steps of it.
+    """
+
+    steps: dict[Step, float]
+    epochs: dict[int, float]
+
+
+def compare(reference: Sequence[LogLine], other: Sequence[LogLine], value: Value) -> Gaps:
+    """The gaps of `other` to `reference` in one of the values of a log line.
+
+    Steps are common if epoch, batch and the number of batches an epoch agree: elsewhere they are other samples.
+    """
+    theirs = {_step(line): line for line in reference}
+    ours = {_step(line): line for line in other}
+    common = [step for step in theirs if step in ours]
+    their_means = epoch_means((theirs[step] for step in common), value)
+    our_means = epoch_means((ours[step] for step in common), value)
+    return Gaps(
+        {step: _relative(value(ours[step]), value(theirs[step])) for step in common},
+        {epoch: _relative(our_means[epoch], mean) for epoch, mean in their_means.items()},
+    )
+
+
+def _step(line: LogLine) -> Step:
+    return line.epoch, line.batch, line.batches
+
+
+def _relative(value: float, reference: float) -> float:
+    """The relative gap; infinite where it has no measure (a loss that is not finite, a reference of 0)."""
+    if value == reference:
+        return 0.0
+    gap = abs(value - reference) / abs(reference) if reference else math.inf
+    return math.inf if math.isnan(gap) else gap
+
+
+def report(logs: Mapping[str, Sequence[LogLine]]) -> str:
+    """What a person reads: the runs, and the largest gaps of each to the first."""
+    wide = max(map(len, logs))
+    text = []
+    for label, lines in logs.items():
+        means = list(epoch_means(lines, attrgetter("loss")).values())
+        text.append(
+            f"{label:{wide}}  {len(lines)} steps in {len(means)} epochs, "
+            f"mean loss of the first {means[0]:.6f}, of the last {means[-1]:.6f}"
+        )
+    reference, *others = logs
+    for label in others:
+        gaps = {field: compare(logs[reference], logs[label], attrgetter(field)) for field in LOSSES}
+        common = gaps["loss"].steps
+        if not common:
+            text.append(f"\n{label} and {reference} have no step in common: no gap to tell")
+            continue
+        text.append(f"\nlargest relative gap of {label} to {reference}, over {len(common)} common steps:")
+        text.append(f"{'':16}{'of a step':34}of the mean of an epoch")
+        for field, gap in gaps.items():
+            step = max(gap.steps, key=gap.steps.__getitem__)
+            epoch = max(gap.epochs, key=gap.epochs.__getitem__)
+            at_step = f"{gap.steps[step]:.3e} (epoch {step[0]}, batch {step[1]})"
+            text.append(f"{LOSSES[field]:16}{at_step:34}{gap.epochs[epoch]:.3e} (epoch {epoch})")
+    return "\n".join(text)
+
+
+def write_tables(logs: Mapping[str, Sequence[LogLine]], steps_path: Path, epochs_path: Path) -> None:
+    """Write every loss of every run, and its gap to the first run, by step and by epoch (CSV).
+
+    A cell is empty where a run lacks the step or epoch, or has no gap there. An epoch's mean is over all steps that the
+    run has of it, the gap between the means over the common ones.
+    """
+    reference = next(iter(logs))
+    by_step: dict[str, dict[Step, float]] = {}
+    by_epoch: dict[str, dict[int, float]] = {}
+    for field in LOSSES:
+        value = attrgetter(field)
+        for label, lines in logs.items():
+            by_step[f"{field} {label}"] = {_step(line): value(line) for line in lines}
+            by_epoch[f"{field} {label}"] = epoch_means(lines, value)
+        for label in list(logs)[1:]:
+            gaps = compare(logs[reference], logs[label], value)
+            by_step[f"{field} gap {label}"] = gaps.steps
+            by_epoch[f"{field} gap {label}"] = gaps.epochs
+    _write_csv(steps_path, ("epoch", "batch", "batches"), by_step)
+    _write_csv(
+        epochs_path, ("epoch",), {name: {(at,): x for at, x in means.items()} for name, means in by_epoch.items()}
+    )
+
+
+def _write_csv(path: Path, key_names: Sequence[str], columns: Mapping[str, Mapping[tuple[int, ...], float]]) -> None:
+    keys = sorted(set().union(*columns.values()))
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*key_names, *columns])
+        writer.writerows([*key, *(column.get(key, "") for column in columns.values())] for key in keys)
+
+
+def label_logs(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
+    """A name for each log: those given, else the files' names, or their whole paths where these are alike.
+
+    Raises:
+        UserError: not one label a log, or two that are alike.
+    """
+    if labels is None:
+        stems = [path.stem for path in paths]
+        labels = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
+    if len(labels) != len(paths):
+        raise UserError(f"--labels: {len(labels)} for {len(paths)} logs; one a log was expected")
+    if len(set(labels)) < len(labels):
+        raise UserError(f"--labels: {', '.join(labels)}: every log needs a name of its own")
+    return list(labels)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, write chart and tables, print the report."""
+    args = get_parser().parse_args(argv)
+    logs = dict(zip(label_logs(args.logs, args.labels), map(read_log, args.logs), strict=True))
+    charts = [Path(f"{args.out}{suffix}") for suffix in SUFFIXES]
+    tables = [Path(f"{args.out}_{rows}.csv") for rows in ("steps", "epochs")]
+    for chart in charts:
+        draw_losses(logs, chart)
+    write_tables(logs, *tables)
+    print(report(logs))
+    print("\nwritten:", *charts, *tables)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,184 @@
+"""Train the PyTorch twin of FILM: the official training loop, on the same H5, in the same order, with the same log.
+
+    python -m tools.torch_twin --dataset_path VLFDataset_h5/MSRS_train.h5 --log log/torch.txt
+
+Its log lies beside that of `train.py` in `tools/compare_loss.py`. The flags that `train.py` has too mean the same here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from tools.torch_film import TwinNet, build_twin, fusion_loss, keep_freed_memory, lp_ssim_loss
+from utils.checkpoint import PREFIX, read_checkpoint, weights_of
+from utils.errors import UserError, run_command
+from utils.files import atomic_path
+from utils.h5 import H5Dataset, Loader
+from utils.log import LogLine, eta_text, format_line, format_total_time
+
+
+def get_parser() -> argparse.ArgumentParser:
+    """The command line; its defaults are those of the official script."""
+    parser = argparse.ArgumentParser(prog="python -m tools.torch_twin", description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="training H5")
+    parser.add_argument("--log", type=Path, required=True, help="where the log goes; a file that is there is replaced")
+    parser.add_argument("--save", type=Path, help="where the weights go after each epoch, as an official .pth")
+    parser.add_argument(
+        "--pretrain",
+        type=Path,
+        help="checkpoint to start from, official .pth or .pkl of train.py (default: PyTorch's initial values)",
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the initial values and of the shuffling")
+    parser.add_argument("--no_shuffle", action="store_true", help="take the samples in the order of the file")
+    parser.add_argument("--numepochs", type=_positive, default=150, help="epochs to train")
+    parser.add_argument("--max_steps", type=_positive, help="stop after so many steps")
+    parser.add_argument(
+        "--batch_size", type=_positive, default=2, help="samples a step; an incomplete batch is dropped"
+    )
+    parser.add_argument("--lr", type=float, default=1e-5, help="learning rate of Adam at the start")
+    parser.add_argument("--step_size", type=_positive, default=50, help="epochs after which the learning rate falls")
+    parser.add_argument("--gamma", type=float, default=0.6, help="factor by which it falls")
+    parser.add_argument("--loss_grad_weight", type=float, default=20, help="weight of the gradient term")
+    parser.add_argument("--loss_ssim", type=float, default=0, help="weight of the two Lp+SSIM losses")
+    parser.add_argument("--i2t_dim", type=_positive, default=32, help="channels of an image that meet the text")
+    parser.add_argument("--hidden_dim", type=_positive, default=256, help="width of the text inside the network")
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's choice)")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on was expected")
+    return value
+
+
+def load_weights(net: TwinNet, path: Path) -> None:
+    """Load a checkpoint of the official code or of this project, all its names and no others.
+
+    Raises:
+        UserError: not a checkpoint, or one of another network.
+    """
+    weights = weights_of(read_checkpoint(path), path)
+    try:
+        net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+    except RuntimeError as error:
+        # PyTorch names what is missing, extra or misshapen over many lines.
+        reason = " ".join(str(error).split())[:300]
+        raise UserError(f"{path}: does not fit the network: {reason}") from error
+
+
+def save_weights(net: TwinNet, path: Path, epoch: int, step: int) -> None:
+    """Write a checkpoint as the official script does; `epoch` and `step` are how many are done."""
+    model = {PREFIX + name: value.cpu() for name, value in net.state_dict().items()}
+    with atomic_path(path) as temporary:
+        torch.save({"model": model, "epoch": epoch, "step": step}, temporary)
+
+
+def train_step(
+    net: TwinNet,
+    optimizer: torch.optim.Optimizer,
+    image_a: Tensor,
+    image_b: Tensor,
+    text: Tensor,
+    grad_weight: float = 20,
+    ssim_weight: float = 0,
+) -> tuple[float, float, float, float]:
+    """One step of the official training on (b,1,h,w), (b,1,h,w), (b,L,768).
+
+    Returns what the log tells: loss, fusion loss, Lp+SSIM to A, Lp+SSIM to B.
+    """
+    optimizer.zero_grad()
+    fused = net(image_a, image_b, text)
+    loss_in_grad, _, _ = fusion_loss(image_a, image_b, fused, grad_weight)
+    with torch.set_grad_enabled(ssim_weight != 0):
+        lplssim_a, lplssim_b = (lp_ssim_loss(image, fused)[0] for image in (image_a, image_b))
+    loss = loss_in_grad + ssim_weight * (lplssim_a + lplssim_b)
+    loss.backward()
+    optimizer.step()
+    return loss.item(), loss_in_grad.item(), lplssim_a.item(), lplssim_b.item()
+
+
+def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: torch.device) -> None:
+    """Train `net` as the arguments of `get_parser` say; write the log step by step and the weights epoch by epoch.
+
+    Raises:
+        UserError: fewer samples than a batch, a loss that is not finite, or a file that cannot be written.
+    """
+    optimizer = torch.optim.Adam(net.parameters(), lr=args.lr)
+    schedule = torch.optim.lr_scheduler.StepLR(optimizer, args.step_size, args.gamma)
+    batches = len(dataset) // args.batch_size
+    if batches == 0:
+        raise UserError(f"{args.dataset_path}: {len(dataset)} samples do not fill a batch of {args.batch_size}")
+    last_step = min(args.numepochs * batches, args.max_steps or math.inf)
+
+    start = time.time()
+    step = 0
+    args.log.parent.mkdir(parents=True, exist_ok=True)
+    with args.log.open("w", encoding="utf-8") as log, tqdm(total=last_step, unit="step") as progress:
+        for epoch in range(1, args.numepochs + 1):
+            batch_start = time.time()
+            loader = Loader(
+                dataset, args.batch_size, shuffle=not args.no_shuffle, drop_last=True, seed=args.seed, epoch=epoch
+            )
+            for batch, sample in enumerate(loader):
+                arrays = (sample.image_a, sample.image_b, sample.text)
+                losses = train_step(
+                    net,
+                    optimizer,
+                    *(torch.from_numpy(array).to(device) for array in arrays),
+                    grad_weight=args.loss_grad_weight,
+                    ssim_weight=args.loss_ssim,
+                )
+                now = time.time()
+                position = (epoch, args.numepochs, batch, batches)
+                log.write(format_line(LogLine(*position, *losses, eta=eta_text(*position, now - batch_start))) + "\n")
+                log.flush()
+                if not all(map(math.isfinite, losses)):
+                    raise UserError(f"{args.log}: a loss is not finite any more; try a smaller --lr")
+                progress.set_postfix(epoch=epoch, loss=f"{losses[0]:.4f}", refresh=False)
+                progress.update()
+                batch_start = now
+                step += 1
+                if step == last_step:
+                    break
+            schedule.step()
+            if args.save:
+                save_weights(net, args.save, epoch, step)
+            if step == last_step:
+                break
+        log.write(format_total_time(time.time() - start) + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line and train."""
+    args = get_parser().parse_args(argv)
+    keep_freed_memory()
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device here; --device cpu was expected")
+    device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
+    # float32 throughout: on a GPU PyTorch would else shorten the operands of convolutions to 10 bits.
+    torch.backends.cudnn.allow_tf32 = False
+
+    dataset = H5Dataset(args.dataset_path)
+    torch.manual_seed(args.seed)
+    net = build_twin(args.hidden_dim, args.i2t_dim)
+    if args.pretrain:
+        load_weights(net, args.pretrain)
+    train(net.to(device), dataset, args, device)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

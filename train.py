@@ -1,0 +1,281 @@
+"""Train FILM on an H5 file that data_process.py wrote.
+
+    python train.py --dataset_path VLFDataset_h5/MSRS_train.h5
+
+Everything a run leaves lies under exp/: checkpoints, log, loss curve, pictures, TensorBoard events and its code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from utils.errors import UserError, run_command
+from utils.h5 import Batch, H5Dataset, Loader
+from utils.log import LogLine, eta_text
+
+if TYPE_CHECKING:
+    from net.Film import Net
+    from utils.jittor_env import jt
+    from utils.optim import Adam, StepLR
+    from utils.run import RunFolder
+
+ROOT = Path(__file__).resolve().parent
+CODE_OF_A_RUN = (ROOT / "train.py", ROOT / "net", ROOT / "utils")
+BATCHES_WITH_PICTURES = 2
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train FILM. The defaults are those of the official code.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="H5 file of data_process.py")
+    add("--numepochs", type=_positive_int, default=150, help="epochs to train")
+    add("--batch_size", type=_positive_int, default=2, help="pairs a step; the last incomplete batch is dropped")
+    add("--lr", type=_positive, default=1e-5, help="learning rate of Adam")
+    add("--step_size", type=_positive_int, default=50, help="epochs after which the learning rate is multiplied by gamma")
+    add("--gamma", type=_positive, default=0.6, help="factor of the learning-rate schedule")
+    add("--loss_grad_weight", type=_not_negative, default=20, help="weight of the gradient part of the fusion loss")
+    add("--loss_ssim", type=_not_negative, default=0, help="weight of the Lp+SSIM losses; they are logged at 0 too")
+    add("--i2t_dim", type=_positive_int, default=32, help="channels of the image features that text attends to")
+    add("--hidden_dim", type=_positive_int, default=256, help="width of text tokens inside the network")
+    add("--pretrain", type=Path, metavar="FILE", help="start from these weights (.pkl, or .pth of the official code)")
+    add("--resume", type=Path, metavar="FILE", help="go on from this checkpoint: weights, optimizer, schedule, order")
+    add("--seed", type=int, default=0, help="seed of the initial weights and of the order of the pairs")
+    add("--no_shuffle", action="store_true", help="take the pairs in the order of the file")
+    add("--max_steps", type=_positive_int, metavar="N", help="end the run after N steps in all")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    add("--exp_root", type=Path, default=Path("exp"), help="folder of the runs")
+    return parser
+
+
+def _number(text: str, kind: type, least: float, strictly: bool) -> Any:
+    value = kind(text)
+    if not math.isfinite(value) or value < least or (strictly and value == least):
+        raise argparse.ArgumentTypeError(f"{text}: must be {'above' if strictly else 'at least'} {least:g}")
+    return value
+
+
+def _positive(text: str) -> float:
+    return _number(text, float, 0, strictly=True)
+
+
+def _positive_int(text: str) -> int:
+    return _number(text, int, 1, strictly=False)
+
+
+def _not_negative(text: str) -> float:
+    return _number(text, float, 0, strictly=False)
+
+
+class Trainer:
+    """The network with its optimizer and schedule: what a checkpoint holds and a step changes."""
+
+    def __init__(self, net: Net, optimizer: Adam, schedule: StepLR, grad_weight: float, ssim_weight: float) -> None:
+        self.net = net
+        self.optimizer = optimizer
+        self.schedule = schedule
+        self.grad_weight = grad_weight
+        self.ssim_weight = ssim_weight
+        self.epoch = 0  # epochs finished
+        self.step = 0  # steps made
+
+    def train_step(self, batch: Batch) -> tuple[dict[str, float], jt.Var]:
+        """Forward, backward and update on one batch.
+
+        Returns:
+            The losses by their names in the log, and the fused images (b, 1, H, W) before the update.
+
+        Raises:
+            UserError: the loss is not finite; the weights are then those before the step.
+        """
+        from utils.jittor_env import jt
+        from utils.losses import fusion_loss, lp_ssim
+
+        a, b, text = jt.array(batch.image_a), jt.array(batch.image_b), jt.array(batch.text)
+        fused = self.net(a, b, text)
+        fusion = fusion_loss(a, b, fused, self.grad_weight)
+        # At weight 0 the Lp+SSIM terms are only looked at.
+        seen = fused if self.ssim_weight else fused.detach()
+        to_a, to_b = lp_ssim(a, seen).total, lp_ssim(b, seen).total
+        loss = fusion.total + self.ssim_weight * (to_a + to_b) if self.ssim_weight else fusion.total
+        values = jt.concat([loss, fusion.total, to_a, to_b]).numpy().tolist()
+        if not all(map(math.isfinite, values)):
+            raise UserError(f"{', '.join(batch.names)}: the loss is {values[0]}; the run ends before this step")
+        self.optimizer.step(loss)
+        jt.sync_all()
+        self.step += 1
+        return dict(zip(("loss", "loss_in_grad", "lplssim_a", "lplssim_b"), values, strict=True)), fused
+
+    def state(self, seed: int) -> dict[str, Any]:
+        """What a checkpoint holds."""
+        from utils.checkpoint import weights_of_net
+
+        return {
+            "model": weights_of_net(self.net),
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "epoch": self.epoch,
+            "step": self.step,
+            "seed": seed,
+        }
+
+    def load_state(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from a checkpoint.
+
+        Raises:
+            UserError: it is not one of a training, or fits another network.
+        """
+        from utils.checkpoint import load_weights, weights_of
+
+        load_weights(self.net, weights_of(state, path), path)
+        try:
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.schedule.load_state_dict(state["schedule"])
+            self.epoch, self.step = int(state["epoch"]), int(state["step"])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{path}: cannot be resumed ({error}); --pretrain takes its weights alone") from error
+
+
+def build_trainer(args: argparse.Namespace) -> Trainer:
+    """Network, optimizer and schedule as the options ask, with the weights of --pretrain or --resume."""
+    from net.Film import Net
+    from utils.checkpoint import load_weights, read_checkpoint, weights_of
+    from utils.jittor_env import jt
+    from utils.optim import Adam, StepLR
+
+    jt.set_global_seed(args.seed)
+    net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
+    if args.pretrain:
+        load_weights(net, weights_of(read_checkpoint(args.pretrain), args.pretrain), args.pretrain)
+    optimizer = Adam(dict(net.named_parameters()), args.lr)
+    schedule = StepLR(optimizer, args.step_size, args.gamma)
+    trainer = Trainer(net, optimizer, schedule, args.loss_grad_weight, args.loss_ssim)
+    if args.resume:
+        state = read_checkpoint(args.resume)
+        trainer.load_state(state, args.resume)
+        args.seed = int(state.get("seed", args.seed))
+    return trainer
+
+
+class _StopRequest:
+    """Set by the first Ctrl-C, so that a run ends between two steps; the second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.wanted = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        previous = signal.signal(signal.SIGINT, self._handle)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, previous)
+
+    def _handle(self, *_: object) -> None:
+        if self.wanted:
+            raise KeyboardInterrupt
+        self.wanted = True
+
+
+def train_one_epoch(
+    trainer: Trainer, loader: Loader, run: RunFolder, args: argparse.Namespace, stop: _StopRequest
+) -> bool:
+    """Train the epoch that `trainer` is in, from the step it is at; log every step. Returns whether it was finished."""
+    batches = len(loader)
+    done = trainer.step - trainer.epoch * batches
+    bar = tqdm(
+        itertools.islice(loader, done, None),
+        total=batches,
+        initial=done,
+        desc=f"epoch {trainer.epoch + 1}/{args.numepochs}",
+        unit="step",
+    )
+    with bar:
+        started = time.perf_counter()
+        for index, batch in enumerate(bar, start=done):
+            losses, fused = trainer.train_step(batch)
+            now = time.perf_counter()
+            eta = eta_text(trainer.epoch + 1, args.numepochs, index, batches, now - started)
+            started = now
+            run.log_step(LogLine(trainer.epoch + 1, args.numepochs, index, batches, **losses, eta=eta), trainer.step)
+            bar.set_postfix(loss=f"{losses['loss']:.4f}")
+            if index < BATCHES_WITH_PICTURES:
+                for row, (name, image) in enumerate(zip(batch.names, fused.numpy(), strict=True)):
+                    run.write_picture(
+                        trainer.epoch + 1, name, batch.image_a[row, 0], batch.image_b[row, 0], image[0]
+                    )
+            if stop.wanted or trainer.step == args.max_steps:
+                break
+    return trainer.step == (trainer.epoch + 1) * batches
+
+
+def train(args: argparse.Namespace) -> None:
+    """Train as the options say.
+
+    Raises:
+        UserError: bad data, a checkpoint that does not fit, a loss that is not finite.
+        KeyboardInterrupt: after Ctrl-C, once the checkpoint of the step just made is written.
+    """
+    from utils.checkpoint import save_checkpoint
+    from utils.jittor_env import use_device
+    from utils.run import CURVE_NAME, RunFolder
+
+    with H5Dataset(args.dataset_path) as dataset:
+        if len(dataset) < args.batch_size:
+            raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
+        print(use_device(args.device))
+        trainer = build_trainer(args)
+        settings = {key: value for key, value in vars(args).items()}
+        stop = _StopRequest()
+        started = time.time()
+        with RunFolder(args.exp_root, settings, CODE_OF_A_RUN) as run, stop.listening():
+            print(f"run: {run.path}")
+            while trainer.epoch < args.numepochs:
+                run.log_learning_rate(trainer.optimizer.lr, trainer.step)
+                loader = Loader(
+                    dataset,
+                    args.batch_size,
+                    shuffle=not args.no_shuffle,
+                    drop_last=True,
+                    seed=args.seed,
+                    epoch=trainer.epoch,
+                )
+                finished = train_one_epoch(trainer, loader, run, args, stop)
+                checkpoint = run.checkpoint(trainer.epoch + 1)
+                if finished:
+                    trainer.epoch += 1
+                    trainer.schedule.step()
+                save_checkpoint(checkpoint, trainer.state(args.seed))
+                run.refresh()
+                if stop.wanted or trainer.step == args.max_steps:
+                    break
+            if not stop.wanted:
+                run.log_total_time(time.time() - started)
+        print(f"checkpoint: {checkpoint}\nloss curve: {run.path / CURVE_NAME}")
+        if stop.wanted:
+            raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = get_args_parser()
+    args = parser.parse_args(argv)
+    if args.pretrain and args.resume:
+        parser.error("--pretrain and --resume exclude each other: a resumed run has its weights")
+    train(args)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,52 @@
+"""One page that shows A, B and the fused image of every pair beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from utils.files import atomic_path
+
+PAIR_HEIGHT = 2.6  # inches
+PAGE_WIDTH = 11.0
+DPI = 100
+# A page of more pairs would be too tall for many viewers.
+MAX_PAIRS = 60
+
+
+class Row(NamedTuple):
+    """A pair on the page: its name, images by column title, (H, W) or (H, W, 3) RGB in 0..255, and its metrics."""
+
+    name: str
+    images: Mapping[str, np.ndarray]
+    metrics: Mapping[str, float]
+
+
+def draw_contact_sheet(rows: Sequence[Row], title: str, path: Path) -> None:
+    """Draw the first `MAX_PAIRS` rows to `path`, one pair a row, one column for each of its images.
+
+    Raises:
+        UserError: `path` cannot be written.
+    """
+    shown = rows[:MAX_PAIRS]
+    columns = len(shown[0].images)
+    figure = Figure(figsize=(PAGE_WIDTH, PAIR_HEIGHT * len(shown) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    of_all = f" ({len(shown)} of {len(rows)})" if len(shown) < len(rows) else ""
+    figure.suptitle(f"{title}{of_all}")
+    panels = figure.subplots(len(shown), columns, squeeze=False)
+    for row, line in zip(shown, panels, strict=True):
+        for (column, image), panel in zip(row.images.items(), line, strict=True):
+            panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
+            panel.set_title(column, fontsize=9)
+            panel.set_xticks([])
+            panel.set_yticks([])
+        line[0].set_ylabel(row.name, fontsize=9)
+        line[-1].set_xlabel("  ".join(f"{name} {value:.2f}" for name, value in row.metrics.items()), fontsize=7)
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, dpi=DPI)

@@ -1,0 +1,102 @@
+"""The form of a training log: written by `train.py` and the PyTorch twin, read by whatever draws or compares curves.
+
+Logs of the official code have the same form (film.md, section 3), so one reader serves all three.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_NUMBER = r"(-?(?:\d+\.\d+|inf)|nan)"
+# The remaining time ends at a bracket too: where a run died inside a line, the resumed one goes on in the same line.
+_LINE = re.compile(
+    r"\[Epoch (\d+)/(\d+)\] \[Batch (\d+)/(\d+)\] "
+    rf"\[loss: {_NUMBER}\] \[loss_in_grad: {_NUMBER}\] \[lplssimA: {_NUMBER}\] \[lplssimB: {_NUMBER}\] "
+    r"ETA: ([^\[\r\n]*)"
+)
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One training step, as the log tells it.
+
+    Epochs count from 1, batches from 0. The losses are those of film.md section 2: `loss` is what training minimises,
+    `loss_in_grad` the fusion loss, `lplssim_a` and `lplssim_b` the Lp+SSIM terms before their weight. `eta` is the text
+    of `eta_text`.
+    """
+
+    epoch: int
+    epochs: int
+    batch: int
+    batches: int
+    loss: float
+    loss_in_grad: float
+    lplssim_a: float
+    lplssim_b: float
+    eta: str
+
+
+def eta_text(epoch: int, epochs: int, batch: int, batches: int, batch_seconds: float) -> str:
+    """The time left, as the official code puts it: batches left, this one included, times the last one's seconds.
+
+    It is written h:mm:ss.ffffff and cut to 10 characters, so that the decimals shown are as many as fit.
+    """
+    left = epochs * batches - ((epoch - 1) * batches + batch)
+    return str(timedelta(seconds=left * batch_seconds))[:10]
+
+
+def format_line(line: LogLine) -> str:
+    """The log line of one step, without the line break."""
+    return (
+        f"[Epoch {line.epoch}/{line.epochs}] [Batch {line.batch}/{line.batches}] "
+        f"[loss: {line.loss:f}] [loss_in_grad: {line.loss_in_grad:f}] "
+        f"[lplssimA: {line.lplssim_a:f}] [lplssimB: {line.lplssim_b:f}] ETA: {line.eta}"
+    )
+
+
+def format_total_time(seconds: float) -> str:
+    """The line that closes the log of a run that reached its end, without the line break."""
+    return f"total_time: {seconds}"
+
+
+def parse_lines(text: str) -> list[LogLine]:
+    """Every whole log line in `text`, in the order of the text; anything else in it is passed over."""
+    return [
+        LogLine(
+            *(int(value) for value in match.groups()[:4]), *(float(value) for value in match.groups()[4:8]), match[9]
+        )
+        for match in _LINE.finditer(text)
+    ]
+
+
+def read_log(path: Path | str) -> list[LogLine]:
+    """The steps of a log, one line for each epoch and batch, in their order.
+
+    A cut line (the run was killed, or is still writing) is passed over. Where a resumed run repeats steps that are
+    already there, the later line of the file wins, and a warning tells how many were replaced.
+
+    Raises:
+        UserError: the file cannot be read, or holds no log line.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); a training log was expected") from error
+    lines = parse_lines(text)
+    if not lines:
+        raise UserError(
+            f"{path}: no line of a training log in it; '[Epoch 1/150] [Batch 0/541] [loss: ...' was expected"
+        )
+    steps = {(line.epoch, line.batch): line for line in lines}
+    if replaced := len(lines) - len(steps):
+        logger.warning("%s: steps replaced by a resumed run: %d", path, replaced)
+    return [steps[step] for step in sorted(steps)]

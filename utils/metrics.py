@@ -1,0 +1,333 @@
+"""The twelve metrics of image fusion, equal to the official evaluator's (film.md, section 5).
+
+Every metric is a pure function of gray images, (H, W) arrays with values 0..255, the fused image first. Integer arrays
+are converted; whatever would silently give another number is refused with a `ValueError`: values in 0..1, values
+outside 0..255, NaN and infinities, shapes that differ. Arithmetic is float64 throughout (the official code averages
+some of them in float32, which moves the seventh digit).
+
+Where a formula divides zero by zero (the correlation with a constant image, Qabf of two constant sources) the result is
+NaN, as in the official code; only VIFF, there and here, counts such a source as 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache, wraps
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Image = NDArray[np.float64]
+
+LEVELS = 256
+
+# VIFF: the window of each scale, whose sigma is a fifth of its size, and the variance of the visual noise.
+VIFF_WINDOWS = (17, 9, 5, 3)
+VIFF_NOISE = 2.0
+VIFF_EPSILON = 1e-10
+# The shortest side that still leaves one window at the last scale: 41 -> 17 -> 7 -> 3 (a scale filters, then halves).
+VIFF_MIN_SIDE = 41
+
+# SSIM: the window, and the constants of Wang et al. 2004 for a data range of 255.
+SSIM_WINDOW = 7
+SSIM_C1 = (0.01 * 255) ** 2
+SSIM_C2 = (0.03 * 255) ** 2
+
+# Qabf: height, slope and centre of the two sigmoids, for the strength and for the direction of edges.
+QABF_STRENGTH = (0.9994, -15.0, 0.5)
+QABF_DIRECTION = (0.9879, -22.0, 0.8)
+
+
+def _metric(formula: Callable[..., float]) -> Callable[..., float]:
+    """Make a public metric of a formula: check and convert the images, return a plain float.
+
+    The bare formula stays reachable as ``__wrapped__``, so that `evaluate_pair` checks once for all.
+    """
+
+    @wraps(formula)
+    def checked(*images: ArrayLike) -> float:
+        return _value(formula, _checked(images))
+
+    return checked
+
+
+def _value(formula: Callable[..., float], images: Sequence[Image]) -> float:
+    # Zero divided by zero has a meaning here: the module's docstring tells which.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(formula(*images))
+
+
+def _checked(images: Sequence[ArrayLike]) -> list[Image]:
+    """The images as float64 arrays of one shape with finite values 0..255, or a ValueError that says what is wrong."""
+    _keep_freed_memory()  # here, because every evaluation passes here first
+    result = []
+    for name, image in zip(("fused", "image_a", "image_b"), images, strict=False):
+        array = np.asarray(image)
+        if array.dtype.kind not in "uif":
+            raise ValueError(f"{name}: numbers in 0..255 expected, not an array of {array.dtype}")
+        if array.ndim != 2 or min(array.shape) < 2:
+            raise ValueError(f"{name}: a gray image (H, W) of 2x2 or more expected, not the shape {array.shape}")
+        if result and array.shape != result[0].shape:
+            raise ValueError(f"{name}: is of shape {array.shape}, but fused is of {result[0].shape}")
+        array = np.ascontiguousarray(array, np.float64)
+        low, high = array.min(), array.max()
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError(f"{name}: holds values that are not finite")
+        if low < 0 or high > LEVELS - 1:
+            raise ValueError(f"{name}: holds values in {low:g}..{high:g}; 0..255 expected")
+        if 0 < high <= 1:
+            raise ValueError(f"{name}: values in 0..1 give other metrics; multiply by 255 and round")
+        result.append(array)
+    return result
+
+
+@_metric
+def entropy(fused: Image, /) -> float:
+    """EN: entropy in bits of the histogram of rounded values; 0..8."""
+    p = np.bincount(_rounded(fused).ravel()) / fused.size
+    p = p[p > 0]
+    return -np.sum(p * np.log2(p)) + 0.0  # the sum adds no value, but turns the -0.0 of a constant image into 0.0
+
+
+@_metric
+def standard_deviation(fused: Image, /) -> float:
+    """SD: population standard deviation."""
+    return fused.std()
+
+
+@_metric
+def spatial_frequency(fused: Image, /) -> float:
+    """SF: sqrt(mean of squared horizontal + mean of squared vertical differences), means over existing differences."""
+    return np.sqrt(np.mean(np.diff(fused, axis=1) ** 2) + np.mean(np.diff(fused, axis=0) ** 2))
+
+
+@_metric
+def average_gradient(fused: Image, /) -> float:
+    """AG: mean of sqrt((gx^2 + gy^2) / 2), central differences, one-sided at the border."""
+    gy, gx = np.gradient(fused)
+    return np.mean(np.sqrt((gx**2 + gy**2) / 2))
+
+
+@_metric
+def mutual_information(fused: Image, image_a: Image, image_b: Image, /) -> float:
+    """MI: mutual information of the fused image with A plus that with B, of rounded values, in nats."""
+    rows = _rounded(fused) * LEVELS
+    total = 0.0
+    for source in (image_a, image_b):
+        joint = np.bincount((rows + _rounded(source)).ravel(), minlength=LEVELS**2).reshape(LEVELS, LEVELS) / fused.size
+        i, j = np.nonzero(joint)
+        p = joint[i, j]
+        total += np.sum(p * np.log(p / (joint.sum(axis=1)[i] * joint.sum(axis=0)[j])))
+    return total
+
+
+@_metric
+def mean_squared_error(fused: Image, image_a: Image, image_b: Image, /) -> float:
+    """MSE: mean of the squared errors against A and against B."""
+    return (np.mean((image_a - fused) ** 2) + np.mean((image_b - fused) ** 2)) / 2
+
+
+@_metric
+def correlation(fused: Image, image_a: Image, image_b: Image, /) -> float:
+    """CC: mean of Pearson's correlations with A and with B."""
+    return (_pearson(image_a, fused) + _pearson(image_b, fused)) / 2
+
+
+@_metric
+def psnr(fused: Image, image_a: Image, image_b: Image, /) -> float:
+    """PSNR: in dB; the peak is the fused image's own maximum, the error is MSE. Infinite where the error is 0."""
+    return 10 * np.log10(fused.max() ** 2 / mean_squared_error.__wrapped__(fused, image_a, image_b))
+
+
+@_metric
+def scd(fused: Image, image_a: Image, image_b: Image, /) -> float:
+    """SCD: sum of the correlations of differences, r(A, F - B) + r(B, F - A) (Aslantas and Bendes 2015)."""
+    return _pearson(image_a, fused - image_b) + _pearson(image_b, fused - image_a)
+
+
+@_metric
+def viff(fused: Image, image_a: Image, image_b: Image, /) -> float:
+    """VIFF: VIFp(A, F) + VIFp(B, F), the pixel-domain visual information fidelity (Sheikh and Bovik 2006).
+
+    Raises:
+        ValueError: an image shorter than 41 pixels on a side; the last of the four scales has no window then.
+    """
+    if min(fused.shape) < VIFF_MIN_SIDE:
+        height, width = fused.shape
+        raise ValueError(
+            f"{height}x{width} is too small for VIFF: its four scales need {VIFF_MIN_SIDE}x{VIFF_MIN_SIDE}"
+        )
+    images = [fused, image_a, image_b]
+    shared, total = np.zeros(2), np.zeros(2)  # of A and of B: information that reached F, information in the source
+    for size in VIFF_WINDOWS:
+        window = cv2.getGaussianKernel(size, size / 5)
+        if size != VIFF_WINDOWS[0]:
+            images = [np.ascontiguousarray(_gaussian(image, window)[::2, ::2]) for image in images]
+        _, variance_f, sources = _local_moments(*images, lambda image, w=window: _gaussian(image, w))
+        for k, (_, variance, covariance) in enumerate(sources):
+            # A window without variance in either image, or with opposed ones, passes nothing on.
+            passes = (covariance > 0) & (variance >= VIFF_EPSILON) & (variance_f >= VIFF_EPSILON)
+            gain = np.where(passes, covariance / (variance + VIFF_EPSILON), 0)
+            residual = np.maximum(variance_f - gain * covariance, VIFF_EPSILON)
+            shared[k] += np.log10(1 + gain**2 * variance / (residual + VIFF_NOISE)).sum()
+            total[k] += np.log10(1 + np.where(variance < VIFF_EPSILON, 0, variance) / VIFF_NOISE).sum()
+    return np.where(total == 0, 1, shared / total).sum()
+
+
+@_metric
+def qabf(fused: Image, image_a: Image, image_b: Image, /) -> float:
+    """Qabf: how much of the sources' edges is kept (Xydeas and Petrovic 2000), weighted by edge strength; 0..1."""
+    strength_f, angle_f = _edges(fused)
+    kept = present = 0.0
+    for source in (image_a, image_b):
+        strength, angle = _edges(source)
+        ratio = np.minimum(strength, strength_f) / np.maximum(strength, strength_f)
+        # Where the two are equal the ratio is 1; the official code takes the gradient itself, and parity needs it.
+        np.copyto(ratio, strength, where=strength == strength_f)
+        alignment = 1 - np.abs(angle - angle_f) / (np.pi / 2)
+        quality = _sigmoid(ratio, *QABF_STRENGTH) * _sigmoid(alignment, *QABF_DIRECTION)
+        kept += np.sum(quality * strength)
+        present += np.sum(strength)
+    return np.divide(kept, present)
+
+
+@_metric
+def ssim(fused: Image, image_a: Image, image_b: Image, /) -> float:
+    """SSIM: SSIM(A, F) + SSIM(B, F), 7x7 uniform windows inside the image, sample covariance, data range 255.
+
+    These are scikit-image's defaults, which the official code uses.
+
+    Raises:
+        ValueError: an image shorter than 7 pixels on a side.
+    """
+    if min(fused.shape) < SSIM_WINDOW:
+        height, width = fused.shape
+        raise ValueError(f"{height}x{width} is too small for SSIM: its window needs {SSIM_WINDOW}x{SSIM_WINDOW}")
+    margin = SSIM_WINDOW // 2
+    inside = slice(margin, -margin)
+    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
+    mean_f, variance_f, sources = _local_moments(
+        fused, image_a, image_b, lambda image: cv2.boxFilter(image, -1, (SSIM_WINDOW, SSIM_WINDOW))[inside, inside]
+    )
+    total = 0.0
+    for mean, variance, covariance in sources:
+        luminance = (2 * mean * mean_f + SSIM_C1) / (mean**2 + mean_f**2 + SSIM_C1)
+        structure = (2 * sample * covariance + SSIM_C2) / (sample * (variance + variance_f) + SSIM_C2)
+        total += np.mean(luminance * structure)
+    return total
+
+
+def _rounded(image: Image) -> NDArray[np.intp]:
+    return np.rint(image).astype(np.intp)
+
+
+def _pearson(x: Image, y: Image) -> float:
+    x = (x - x.mean()).ravel()
+    y = (y - y.mean()).ravel()
+    return np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y))
+
+
+def _gaussian(image: Image, window: NDArray[np.float64]) -> Image:
+    """`image` under a separable `window` (N, 1), only where the window lies wholly inside."""
+    inside = slice(len(window) // 2, -(len(window) // 2))
+    return cv2.sepFilter2D(image, -1, window, window)[inside, inside]
+
+
+def _local_moments(
+    fused: Image, image_a: Image, image_b: Image, local_mean: Callable[[Image], Image]
+) -> tuple[Image, Image, list[tuple[Image, Image, Image]]]:
+    """Moments in the windows of `local_mean`, those of F computed once for both sources.
+
+    Returns:
+        mean of F, variance of F, and for A and for B (mean, variance, covariance with F). Variances are never negative.
+    """
+    mean_f = local_mean(fused)
+    variance_f = np.maximum(local_mean(fused * fused) - mean_f * mean_f, 0)
+    sources = []
+    for source in (image_a, image_b):
+        mean = local_mean(source)
+        variance = np.maximum(local_mean(source * source) - mean * mean, 0)
+        sources.append((mean, variance, local_mean(source * fused) - mean * mean_f))
+    return mean_f, variance_f, sources
+
+
+def _edges(image: Image) -> tuple[Image, Image]:
+    """Strength and angle (-pi/2..pi/2; pi/2 where the horizontal gradient is 0) of the zero-padded Sobel gradient."""
+    gx = cv2.Sobel(image, -1, 1, 0, borderType=cv2.BORDER_CONSTANT)
+    # OpenCV's vertical kernel looks downwards, the official one upwards: the sign counts where the angle is set to pi/2.
+    gy = -cv2.Sobel(image, -1, 0, 1, borderType=cv2.BORDER_CONSTANT)
+    return np.sqrt(gx * gx + gy * gy), np.where(gx == 0, np.pi / 2, np.arctan(gy / gx))
+
+
+def _sigmoid(x: Image, height: float, slope: float, centre: float) -> Image:
+    return height / (1 + np.exp(slope * (x - centre)))
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let the C library keep freed memory, up to 64 MiB, instead of returning it to the system at each free.
+
+    A formula here goes through dozens of arrays of a few MB. By glibc's defaults each of them costs a page fault for
+    every 4 KiB, which doubles the time of a pair and keeps threads waiting for each other. To free one block just below
+    32 MiB lifts those limits as far as they go (mallopt(3), M_MMAP_THRESHOLD); elsewhere it does nothing.
+    """
+    np.empty((32 << 20) - (1 << 16), np.uint8)
+
+
+# The official names, in the order in which they are listed.
+_OF_FUSED: dict[str, Callable[..., float]] = {
+    "EN": entropy,
+    "SD": standard_deviation,
+    "SF": spatial_frequency,
+    "AG": average_gradient,
+}
+_OF_PAIR: dict[str, Callable[..., float]] = {
+    "MI": mutual_information,
+    "MSE": mean_squared_error,
+    "CC": correlation,
+    "PSNR": psnr,
+    "SCD": scd,
+    "VIFF": viff,
+    "Qabf": qabf,
+    "SSIM": ssim,
+}
+METRICS = (*_OF_FUSED, *_OF_PAIR)
+
+
+def evaluate_pair(fused: ArrayLike, image_a: ArrayLike, image_b: ArrayLike) -> dict[str, float]:
+    """All twelve metrics of one fused image, by their names in `METRICS` and in that order.
+
+    Args:
+        fused, image_a, image_b: (H, W), one shape, values 0..255, as `utils.images.read_gray` gives them.
+
+    Raises:
+        ValueError: images that differ in shape, are smaller than 41x41, hold values that are not finite or outside
+            0..255, or look as if they were in 0..1.
+    """
+    images = _checked((fused, image_a, image_b))
+    values = {name: _value(metric.__wrapped__, images[:1]) for name, metric in _OF_FUSED.items()}
+    return values | {name: _value(metric.__wrapped__, images) for name, metric in _OF_PAIR.items()}
+
+
+# The official table, whose columns are not quite regular; film.md, section 5.
+TABLE_RULE = "=" * 80
+TABLE_NAME_WIDTH = 16
+TABLE_COLUMN_WIDTH = 8
+TABLE_HEADER = " EN      SD      SF      AG     VIFF     Qabf"
+TABLE_METRICS = tuple(TABLE_HEADER.split())
+
+
+def format_table(dataset: str, rows: Mapping[str, Mapping[str, float]]) -> str:
+    """The table in the official form, without a final line break.
+
+    Args:
+        dataset: the name in its title.
+        rows: a line each, label -> metrics (those of `TABLE_METRICS`, others are passed over).
+    """
+    name_width = max([TABLE_NAME_WIDTH, *(len(label) + 2 for label in rows)])
+    lines = [TABLE_RULE, f"The test result of {dataset}:", " " * name_width + TABLE_HEADER]
+    for label, values in rows.items():
+        cells = "".join(f"{values[name]:<{TABLE_COLUMN_WIDTH}.2f}" for name in TABLE_METRICS)
+        lines.append(f"{label:<{name_width}}{cells}".rstrip())
+    return "\n".join([*lines, TABLE_RULE])

@@ -1,0 +1,92 @@
+"""Adam and the learning-rate schedule, as PyTorch computes them."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from utils.jittor_env import jt
+
+
+class Adam(jt.optim.Optimizer):
+    """Adam (Kingma & Ba 2015) as torch.optim.Adam computes it: p -= lr * mhat / (sqrt(vhat) + eps).
+
+    Jittor's own Adam adds eps to sqrt(v) before the bias of v is corrected, which is another update in the first
+    steps. ``step(loss)`` differentiates and updates.
+
+    Args:
+        named_parameters: name -> parameter; the names key the state of a checkpoint.
+        lr: learning rate; may be set between steps.
+    """
+
+    def __init__(
+        self, named_parameters: dict[str, jt.Var], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+    ) -> None:
+        super().__init__(list(named_parameters.values()), lr)
+        self.names = list(named_parameters)
+        self.betas = betas
+        self.eps = eps
+        (group,) = self.param_groups
+        group["m"] = [jt.zeros_like(p).stop_grad() for p in group["params"]]
+        group["v"] = [jt.zeros_like(p).stop_grad() for p in group["params"]]
+
+    def step(self, loss: jt.Var | None = None, retain_graph: bool = False) -> None:
+        """Differentiate `loss` and update every parameter."""
+        self.pre_step(loss, retain_graph)
+        beta1, beta2 = self.betas
+        # As arrays: a number in the source of a kernel would have it compiled anew at every step.
+        step_size = jt.array(np.float32(self.lr / (1 - beta1**self.n_step)))
+        root_correction = jt.array(np.float32(math.sqrt(1 - beta2**self.n_step)))
+        (group,) = self.param_groups
+        for p, g, m, v in zip(group["params"], group["grads"], group["m"], group["v"], strict=True):
+            m.update(m + (g - m) * (1 - beta1))
+            v.update(beta2 * v + (1 - beta2) * g * g)
+            p.update(p - step_size * m / (jt.sqrt(v) / root_correction + self.eps))
+        self.post_step()
+
+    def state_dict(self) -> dict[str, object]:
+        """The number of steps made and the two moments of every parameter, as NumPy arrays by name."""
+        (group,) = self.param_groups
+        moments = {key: {n: x.numpy() for n, x in zip(self.names, group[key], strict=True)} for key in ("m", "v")}
+        return {"n_step": self.n_step, "lr": self.lr, **moments}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        """Take up a state that `state_dict` gave.
+
+        Raises:
+            ValueError: the moments belong to other parameters.
+        """
+        (group,) = self.param_groups
+        for key in ("m", "v"):
+            moments = state[key]
+            if set(moments) != set(self.names):
+                raise ValueError(f"optimizer state {key!r}: {len(moments)} parameters, expected {len(self.names)}")
+            for name, x in zip(self.names, group[key], strict=True):
+                if tuple(moments[name].shape) != tuple(x.shape):
+                    raise ValueError(f"optimizer state {key!r} of {name}: shape {tuple(moments[name].shape)}")
+                x.assign(moments[name])
+        self.n_step = int(state["n_step"])
+        self.lr = float(state["lr"])
+
+
+class StepLR:
+    """lr * gamma^floor(epoch / step_size), stepped once an epoch, as torch.optim.lr_scheduler.StepLR."""
+
+    def __init__(self, optimizer: Adam, step_size: int, gamma: float) -> None:
+        self.optimizer = optimizer
+        self.step_size = step_size
+        self.gamma = gamma
+        self.last_epoch = 0
+
+    def step(self) -> None:
+        """End an epoch; every `step_size` of them the learning rate is multiplied by gamma."""
+        self.last_epoch += 1
+        if self.last_epoch % self.step_size == 0:
+            self.optimizer.lr *= self.gamma
+
+    def state_dict(self) -> dict[str, object]:
+        return {"last_epoch": self.last_epoch, "step_size": self.step_size, "gamma": self.gamma}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self.last_epoch = int(state["last_epoch"])
