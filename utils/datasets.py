@@ -1,0 +1,119 @@
+"""The tasks, their data sets, and where the files of a pair lie (film.md, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.errors import UserError
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+MODES = ("train", "test")
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fusion task: what it is, the folders of its images A and B, and whether training images are resized."""
+
+    title: str
+    folders: tuple[str, str]
+    datasets: tuple[str, ...]
+    resized: bool = True
+
+
+TASKS = {
+    "IVF": Task("infrared-visible", ("IR", "VI"), ("MSRS", "M3FD", "RoadScene", "Sample")),
+    "MIF": Task("medical", ("MRI", "T"), ("Harvard",), resized=False),
+    "MEF": Task("multi-exposure", ("OVER", "UNDER"), ("SICE", "MEFB", "Sample")),
+    "MFF": Task("multi-focus", ("NEAR", "FAR"), ("RealMFF", "Lytro", "Sample")),
+}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of one sample. `name` is the list's, without its suffix; image files exist, the others may not."""
+
+    name: str
+    image_a: Path
+    image_b: Path
+    text: Path
+    feature: Path
+
+
+def find_pairs(root: Path, task: str, dataset: str, mode: str) -> list[Pair]:
+    """The pairs of a data set in the layout of VLFDataset, in the order of its list.
+
+    Args:
+        root: the folder that holds Image/, Text/ and TextFeature/.
+        task: a key of `TASKS`.
+        dataset: a folder of the task; any name will do.
+        mode: 'train' or 'test', the list.
+
+    Raises:
+        UserError: names the list or image that is missing, or what is wrong with the list.
+    """
+    base = root / "Image" / task / dataset
+    folders = [_ImageFolder(base / folder) for folder in TASKS[task].folders]
+    pairs = []
+    for listed in read_list(base / f"{mode}.txt"):
+        image_a, image_b = (folder.find(listed) for folder in folders)
+        name = stem(listed)
+        text = root / "Text" / task / dataset / f"{name}.txt"
+        feature = root / "TextFeature" / task / dataset / f"{name}.npy"
+        pairs.append(Pair(name, image_a, image_b, text, feature))
+    return pairs
+
+
+def read_list(path: Path) -> list[str]:
+    """The file names of a list, one a line; blank lines, a byte-order mark and carriage returns are passed over.
+
+    Raises:
+        UserError: the list is missing, is not UTF-8, is empty, names a sample twice or something outside its folder.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such list; one image file name a line was expected") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as a UTF-8 list of file names ({error})") from error
+    names = [line.strip() for line in lines if line.strip()]
+    if not names:
+        raise UserError(f"{path}: the list is empty; one image file name a line was expected")
+    seen: set[str] = set()
+    for name in names:
+        if Path(name).name != name or name in (".", ".."):
+            raise UserError(f"{path}: {name!r} leads out of the image folder; plain file names were expected")
+        if stem(name) in seen:
+            raise UserError(f"{path}: {name!r} stands there twice")
+        seen.add(stem(name))
+    return names
+
+
+def stem(name: str) -> str:
+    """A file name without its image suffix; names may hold other dots."""
+    path = Path(name)
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+
+
+class _ImageFolder:
+    """The images of a folder by the name of their sample, whatever their suffix."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            raise UserError(f"{folder}: no such folder; it should hold the images of the pairs")
+        self.files: dict[str, list[str]] = {}
+        for path in folder.iterdir():
+            if path.suffix.lower() in IMAGE_SUFFIXES:
+                self.files.setdefault(path.stem, []).append(path.name)
+
+    def find(self, listed: str) -> Path:
+        """The image that a list names: that very file, else the one with another suffix."""
+        found = self.files.get(stem(listed), [])
+        if listed in found:
+            return self.folder / listed
+        if not found:
+            raise UserError(f"{self.folder / listed}: no such image, with no suffix of {', '.join(IMAGE_SUFFIXES)}")
+        if len(found) > 1:
+            raise UserError(f"{self.folder / listed}: no such image, but several others: {', '.join(sorted(found))}")
+        return self.folder / found[0]

@@ -1,0 +1,171 @@
+"""Metrics of whole data sets: in parallel, over the list and nothing else, and written for people and for machines."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import math
+import os
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.datasets import _ImageFolder as ImageFolder
+from utils.datasets import read_list, stem
+from utils.errors import UserError
+from utils.files import atomic_path
+from utils.images import read_gray
+from utils.metrics import METRICS, evaluate_pair
+
+logger = logging.getLogger(__name__)
+
+PUBLISHED = Path(__file__).resolve().parent.parent / "tools" / "published.json"
+
+Row = Mapping[str, float]  # metric -> value
+NAMES_SHOWN = 8
+
+
+def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: np.ndarray) -> dict[str, float]:
+    """`utils.metrics.evaluate_pair` for images of a person's: what it refuses becomes an error that names `where`.
+
+    Raises:
+        UserError: images that no metrics can be had of.
+    """
+    try:
+        return evaluate_pair(fused, image_a, image_b)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}") from error
+
+
+def measure_all(
+    names: Collection[str], measure_one: Callable[[str], dict[str, float]], label: str = "evaluate"
+) -> dict[str, dict[str, float]]:
+    """`measure_one` of every name, on all cores, with a progress bar called `label`; in the order of `names`.
+
+    Threads suffice: NumPy and OpenCV let go of the interpreter while they compute, and two threads do 1.9 times the
+    work of one. (Jittor ends the whole process when a child process dies.)
+    """
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        rows = tqdm(pool.map(measure_one, names), desc=label, total=len(names), unit="image")
+        return dict(zip(names, rows, strict=True))
+
+
+def find_sources(dir_a: Path, dir_b: Path, list_path: Path | None = None) -> dict[str, tuple[Path, Path]]:
+    """The files of A and B by name, in the order of the list; without a list, of all images in `dir_a`.
+
+    Raises:
+        UserError: names the folder, the list or the image that is missing.
+    """
+    folder_a, folder_b = ImageFolder(dir_a), ImageFolder(dir_b)
+    listed = read_list(list_path) if list_path else sorted(folder_a.files)
+    if not listed:
+        raise UserError(f"{dir_a}: holds no image")
+    return {stem(name): (folder_a.find(name), folder_b.find(name)) for name in listed}
+
+
+def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+    """The fused image of every name in `folder`, whatever its suffix; a png where there are several.
+
+    Images that no name asks for are left out, and a warning names them.
+
+    Raises:
+        UserError: names the images that are missing; an average over the others would be another data set's.
+    """
+    names = list(names)
+    images = ImageFolder(folder)
+    if missing := [name for name in names if name not in images.files]:
+        raise UserError(
+            f"{folder}: {len(missing)} of {len(names)} fused images are missing: {_some(missing)}; "
+            "add them, or evaluate a list without them"
+        )
+    if extra := sorted(set(images.files) - set(names)):
+        logger.warning("%s: %d images not in the list, left out: %s", folder, len(extra), _some(extra))
+    return {name: images.find(f"{name}.png") for name in names}
+
+
+def evaluate_files(
+    fused: Mapping[str, Path], sources: Mapping[str, tuple[Path, Path]], label: str = "evaluate"
+) -> dict[str, dict[str, float]]:
+    """All metrics of the fused image of every name in `sources`.
+
+    Raises:
+        UserError: an image that cannot be read, is of another size than its sources or too small.
+    """
+
+    def measure_one(name: str) -> dict[str, float]:
+        return measure(fused[name], read_gray(fused[name]), *map(read_gray, sources[name]))
+
+    return measure_all(sources, measure_one, label)
+
+
+def mean_row(values: Mapping[str, Row]) -> dict[str, float]:
+    """The mean of each metric over the images. Where one image has none the mean has none, and a warning names it."""
+    for metric in METRICS:
+        if undefined := [name for name, row in values.items() if math.isnan(row[metric])]:
+            logger.warning(
+                "%s is not defined for %s: an image, or the difference of two, is constant", metric, _some(undefined)
+            )
+    return {metric: fmean(row[metric] for row in values.values()) for metric in METRICS}
+
+
+def published_rows(dataset: str, path: Path = PUBLISHED) -> dict[str, Row]:
+    """The row that the paper prints for a data set, under a label that says so; ready to go into the table.
+
+    Raises:
+        UserError: the paper has no row for this data set.
+    """
+    table = json.loads(path.read_text(encoding="utf-8"))
+    if dataset not in table["datasets"]:
+        raise UserError(
+            f"{path}: no published values for {dataset!r}; there are some for {', '.join(table['datasets'])}"
+        )
+    return {f"{table['method']} published": dict(zip(table["metrics"], table["datasets"][dataset], strict=True))}
+
+
+def write_csv(path: Path, methods: Mapping[str, Mapping[str, Row]]) -> None:
+    """One line for each method and image, full precision; `methods` is method -> image name -> metric -> value.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["method", "name", *METRICS])
+        for method, values in methods.items():
+            for name, row in values.items():
+                writer.writerow([method, name, *(row[metric] for metric in METRICS)])
+
+
+def write_json(path: Path, dataset: str, methods: Mapping[str, Mapping[str, Row]], means: Mapping[str, Row]) -> None:
+    """The means and the values of each image by method, full precision; null where a value is not a finite number.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    content = {
+        "dataset": dataset,
+        "methods": {
+            method: {
+                "mean": _finite(means[method]),
+                "images": {name: _finite(row) for name, row in values.items()},
+            }
+            for method, values in methods.items()
+        },
+    }
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+
+
+def _finite(row: Row) -> dict[str, float | None]:
+    return {metric: value if math.isfinite(value) else None for metric, value in row.items()}
+
+
+def _some(names: Collection[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(list(names)[:NAMES_SHOWN])
+    return f"{shown} and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else shown

@@ -1,0 +1,220 @@
+"""The H5 files between data_process.py and the network (film.md, section 4).
+
+Groups ``imageA``, ``imageB`` and ``text`` hold a float32 dataset for each sample name: (1, H, W), (1, H, W) and
+(1, 149, 768). Official readers open these files, so names, shapes, dtypes and values must not change.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import h5py
+import numpy as np
+
+from net.shapes import TEXT_SHAPE
+from utils.errors import UserError
+from utils.files import atomic_path
+
+GROUPS = ("imageA", "imageB", "text")
+# Batches that are read ahead while the network computes.
+AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One pair: images (1, H, W) in 0..1 and the text feature (149, 768), float32."""
+
+    name: str
+    image_a: np.ndarray
+    image_b: np.ndarray
+    text: np.ndarray
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Several pairs: images (b, 1, H, W) in 0..1 and text features (b, 149, 768), float32."""
+
+    names: tuple[str, ...]
+    image_a: np.ndarray
+    image_b: np.ndarray
+    text: np.ndarray
+
+
+def write_h5(path: Path, samples: Iterable[Sample]) -> int:
+    """Write samples as they come, so that memory stays flat; returns their number.
+
+    Raises:
+        UserError: two samples have one name, or the file cannot be written; no file is left then.
+    """
+    count = 0
+    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+        groups = [file.create_group(name) for name in GROUPS]
+        for sample in samples:
+            if sample.name in groups[0]:
+                raise UserError(f"{path}: {sample.name!r} would stand there twice")
+            for group, array in zip(groups, (sample.image_a, sample.image_b, sample.text[None]), strict=True):
+                group.create_dataset(sample.name, data=array.astype(np.float32, copy=False))
+            count += 1
+    return count
+
+
+class H5Dataset:
+    """The samples of an H5 file, in the key order of its groups (alphabetical). The file is opened once.
+
+    Raises:
+        UserError: the file is missing or damaged, a group is missing or empty, or the groups differ in their samples.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise UserError(f"{self.path}: no such H5 file; data_process.py writes it")
+        try:
+            self._file = h5py.File(self.path, "r")
+        except OSError as error:
+            raise UserError(f"{self.path}: no H5 file, or a damaged one; data_process.py writes it anew") from error
+        try:
+            self.names = self._checked_names()
+        except BaseException:
+            self.close()
+            raise
+
+    def _checked_names(self) -> list[str]:
+        for group in GROUPS:
+            if not isinstance(self._file.get(group), h5py.Group):
+                raise UserError(f"{self.path}: no group {group!r}; {', '.join(GROUPS)} were expected")
+        first, *others = ([*self._file[group]] for group in GROUPS)
+        if not first:
+            raise UserError(f"{self.path}: holds no sample")
+        for group, names in zip(GROUPS[1:], others, strict=True):
+            if odd := sorted(set(first) ^ set(names)):
+                raise UserError(f"{self.path}: {odd[0]!r} is not in both {GROUPS[0]!r} and {group!r}")
+        return first
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        """Read a sample.
+
+        Raises:
+            UserError: its arrays have other shapes than they should, differ in size, or are not finite.
+        """
+        name = self.names[index]
+        arrays = {}
+        for group in GROUPS:
+            where = f"{self.path}: {group}/{name}"
+            try:
+                array = self._file[group][name][()]
+            except (OSError, KeyError, TypeError) as error:
+                raise UserError(f"{where}: cannot be read; data_process.py writes the file anew") from error
+            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+                raise UserError(f"{where}: is no array of floats")
+            if group == "text" and array.shape != (1, *TEXT_SHAPE):
+                raise UserError(f"{where}: has shape {array.shape}, expected {(1, *TEXT_SHAPE)}")
+            if group != "text" and (array.ndim != 3 or array.shape[0] != 1 or 0 in array.shape):
+                raise UserError(f"{where}: has shape {array.shape}, expected (1, H, W)")
+            if not np.isfinite(array).all():
+                raise UserError(f"{where}: holds values that are not finite")
+            arrays[group] = array.astype(np.float32, copy=False)
+        a, b, text = (arrays[group] for group in GROUPS)
+        if a.shape != b.shape:
+            raise UserError(f"{self.path}: {name}: image A is {a.shape[1:]}, image B {b.shape[1:]}; one size was expected")
+        return Sample(name, a, b, text[0])
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> H5Dataset:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class Loader:
+    """The batches of an epoch; the next ones are read by a thread of their own while the caller computes.
+
+    The order follows from `seed` and `epoch` alone. `waited` tells after an iteration for how many seconds the caller
+    had to wait for data.
+    """
+
+    def __init__(
+        self, dataset: H5Dataset, batch_size: int, shuffle: bool, drop_last: bool, seed: int = 0, epoch: int = 0
+    ) -> None:
+        self.dataset = dataset
+        self.batch_size = batch_size
+        order = np.arange(len(dataset))
+        if shuffle:
+            order = np.random.default_rng([abs(seed), epoch]).permutation(order)
+        end = len(order) // batch_size * batch_size if drop_last else len(order)
+        self.batches = [order[i : i + batch_size] for i in range(0, end, batch_size)]
+        self.waited = 0.0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches in order.
+
+        Raises:
+            UserError: a sample cannot be read, or the samples of a batch differ in size.
+        """
+        self.waited = 0.0
+        ready: queue.Queue[Batch | BaseException | None] = queue.Queue(AHEAD)
+        stopped = threading.Event()
+        reader = threading.Thread(target=self._read, args=(ready, stopped), daemon=True, name="h5-reader")
+        reader.start()
+        try:
+            while True:
+                started = time.perf_counter()
+                item = ready.get()
+                self.waited += time.perf_counter() - started
+                if item is None:
+                    return
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+        finally:
+            stopped.set()
+            reader.join()
+
+    def _read(self, ready: queue.Queue[Batch | BaseException | None], stopped: threading.Event) -> None:
+        """Fill the queue until the epoch ends, an error occurs, or nobody listens any more."""
+
+        def put(item: Batch | BaseException | None) -> None:
+            while not stopped.is_set():
+                try:
+                    return ready.put(item, timeout=0.1)
+                except queue.Full:
+                    continue
+
+        try:
+            for indices in self.batches:
+                if stopped.is_set():
+                    return
+                put(self._collate([self.dataset[i] for i in indices]))
+            put(None)
+        except BaseException as error:  # it belongs to the thread that iterates
+            put(error)
+
+    def _collate(self, samples: list[Sample]) -> Batch:
+        first = samples[0]
+        for sample in samples:
+            if sample.image_a.shape != first.image_a.shape:
+                raise UserError(
+                    f"{self.dataset.path}: {first.name} is {first.image_a.shape[1:]}, {sample.name} "
+                    f"{sample.image_a.shape[1:]}; the pairs of a batch need one size (data_process.py --size small, or "
+                    "batch size 1)"
+                )
+        arrays = (np.stack([getattr(s, key) for s in samples]) for key in ("image_a", "image_b", "text"))
+        return Batch(tuple(s.name for s in samples), *arrays)

@@ -1,0 +1,70 @@
+"""Reading, resizing and writing images, exactly as the official code does (film.md, sections 4 and 5)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from net.shapes import STAGE_SIZE
+from utils.errors import UserError
+from utils.files import atomic_path
+
+
+def read_gray(path: Path | str) -> np.ndarray:
+    """Read an image file in colour and turn it to gray: float32 (H, W), whole numbers in 0..255.
+
+    In this order, because the last bit depends on it: decoded to 8-bit BGR, float32, OpenCV's BGR to gray, rounded.
+
+    Raises:
+        UserError: the file is missing, or OpenCV cannot decode it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such image")
+    # imdecode, not imread: imread prints a warning of its own, and fails on some names.
+    try:
+        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    except (cv2.error, OSError):
+        image = None
+    if image is None:
+        raise UserError(f"{path}: cannot be decoded; a png, jpg, bmp or tif image was expected")
+    return np.round(cv2.cvtColor(image.astype(np.float32), cv2.COLOR_BGR2GRAY))
+
+
+def to_training_size(image: np.ndarray) -> np.ndarray:
+    """Bring a float32 image (H, W) to the 288x384 of training, bilinear.
+
+    An image with H < W is resized to that; any other to 384x288, and then transposed.
+    """
+    height, width = STAGE_SIZE
+    if image.shape[0] < image.shape[1]:
+        return cv2.resize(image, (width, height))
+    return np.ascontiguousarray(cv2.resize(image, (height, width)).T)
+
+
+def stretch_to_uint8(image: np.ndarray) -> np.ndarray:
+    """Stretch a finite image (H, W) to its own min..max, times 255, truncated to uint8. A constant image becomes 0."""
+    low, high = image.min(), image.max()
+    if high == low:
+        return np.zeros(image.shape, np.uint8)
+    return ((image - low) / (high - low) * 255).astype(np.uint8)
+
+
+def write_png(path: Path, image: np.ndarray) -> None:
+    """Write a uint8 image, (H, W) or (H, W, 3) BGR; the file is whole or not there.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    encoded, data = cv2.imencode(".png", image)
+    if not encoded:
+        raise UserError(f"{path}: cannot be encoded as PNG, shape {image.shape} and type {image.dtype}")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+def side_by_side(*images: np.ndarray) -> np.ndarray:
+    """Images of one height, beside each other."""
+    return np.concatenate(images, axis=1)
