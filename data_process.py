@@ -1,6 +1,6 @@
 """Turn pairs of images and their text features into the H5 file that train.py and test.py read.
 
-    python data_process.py --task IVF --dataset MSRS --mode train
+python data_process.py --task IVF --dataset MSRS --mode train
 """
 
 from __future__ import annotations

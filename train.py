@@ -45,7 +45,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--numepochs", type=_positive_int, default=150, help="epochs to train")
     add("--batch_size", type=_positive_int, default=2, help="pairs a step; the last incomplete batch is dropped")
     add("--lr", type=_positive, default=1e-5, help="learning rate of Adam")
-    add("--step_size", type=_positive_int, default=50, help="epochs after which the learning rate is multiplied by gamma")
+    add(
+        "--step_size",
+        type=_positive_int,
+        default=50,
+        help="epochs after which the learning rate is multiplied by gamma",
+    )
     add("--gamma", type=_positive, default=0.6, help="factor of the learning-rate schedule")
     add("--loss_grad_weight", type=_not_negative, default=20, help="weight of the gradient part of the fusion loss")
     add("--loss_ssim", type=_not_negative, default=0, help="weight of the Lp+SSIM losses; they are logged at 0 too")
@@ -196,6 +201,11 @@ def train_one_epoch(
     """Train the epoch that `trainer` is in, from the step it is at; log every step. Returns whether it was finished."""
     batches = len(loader)
     done = trainer.step - trainer.epoch * batches
+    if not 0 <= done < batches:
+        raise UserError(
+            f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has {batches} "
+            f"steps an epoch at batch size {args.batch_size}; resume with the data and batch size of that run"
+        )
     bar = tqdm(
         itertools.islice(loader, done, None),
         total=batches,
@@ -214,9 +224,7 @@ def train_one_epoch(
             bar.set_postfix(loss=f"{losses['loss']:.4f}")
             if index < BATCHES_WITH_PICTURES:
                 for row, (name, image) in enumerate(zip(batch.names, fused.numpy(), strict=True)):
-                    run.write_picture(
-                        trainer.epoch + 1, name, batch.image_a[row, 0], batch.image_b[row, 0], image[0]
-                    )
+                    run.write_picture(trainer.epoch + 1, name, batch.image_a[row, 0], batch.image_b[row, 0], image[0])
             if stop.wanted or trainer.step == args.max_steps:
                 break
     return trainer.step == (trainer.epoch + 1) * batches

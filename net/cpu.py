@@ -30,7 +30,11 @@ def _header(name: str) -> str:
 
 
 def _call(
-    header: str, source: str, inputs: Sequence[jt.Var], shapes: Sequence[Sequence[int]], dtypes: Sequence[str] | None = None
+    header: str,
+    source: str,
+    inputs: Sequence[jt.Var],
+    shapes: Sequence[Sequence[int]],
+    dtypes: Sequence[str] | None = None,
 ) -> list[jt.Var]:
     """Run C++ `source` on `inputs` (in0_p, in0_shape0, ...), giving float32 arrays of `shapes` (out0_p, ...)."""
     dtypes = list(dtypes or ["float32"] * len(shapes))

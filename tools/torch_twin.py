@@ -13,12 +13,14 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from tools.torch_film import TwinNet, build_twin, fusion_loss, keep_freed_memory, lp_ssim_loss
+from net.shapes import STAGE_SIZE
+from tools.torch_film import HEADS, TwinNet, build_twin, fusion_loss, keep_freed_memory, lp_ssim_loss
 from utils.checkpoint import PREFIX, read_checkpoint, weights_of
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
@@ -44,11 +46,11 @@ def get_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--batch_size", type=_positive, default=2, help="samples a step; an incomplete batch is dropped"
     )
-    parser.add_argument("--lr", type=float, default=1e-5, help="learning rate of Adam at the start")
+    parser.add_argument("--lr", type=_not_negative, default=1e-5, help="learning rate of Adam at the start")
     parser.add_argument("--step_size", type=_positive, default=50, help="epochs after which the learning rate falls")
-    parser.add_argument("--gamma", type=float, default=0.6, help="factor by which it falls")
-    parser.add_argument("--loss_grad_weight", type=float, default=20, help="weight of the gradient term")
-    parser.add_argument("--loss_ssim", type=float, default=0, help="weight of the two Lp+SSIM losses")
+    parser.add_argument("--gamma", type=_not_negative, default=0.6, help="factor by which it falls")
+    parser.add_argument("--loss_grad_weight", type=_not_negative, default=20, help="weight of the gradient term")
+    parser.add_argument("--loss_ssim", type=_not_negative, default=0, help="weight of the two Lp+SSIM losses")
     parser.add_argument("--i2t_dim", type=_positive, default=32, help="channels of an image that meet the text")
     parser.add_argument("--hidden_dim", type=_positive, default=256, help="width of the text inside the network")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
@@ -60,6 +62,13 @@ def _positive(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on was expected")
+    return value
+
+
+def _not_negative(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text}: a number from 0 on was expected")
     return value
 
 
@@ -124,8 +133,7 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
 
     start = time.time()
     step = 0
-    args.log.parent.mkdir(parents=True, exist_ok=True)
-    with args.log.open("w", encoding="utf-8") as log, tqdm(total=last_step, unit="step") as progress:
+    with _new_log(args.log) as log, tqdm(total=last_step, unit="step") as progress:
         for epoch in range(1, args.numepochs + 1):
             batch_start = time.time()
             loader = Loader(
@@ -143,7 +151,6 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
                 now = time.time()
                 position = (epoch, args.numepochs, batch, batches)
                 log.write(format_line(LogLine(*position, *losses, eta=eta_text(*position, now - batch_start))) + "\n")
-                log.flush()
                 if not all(map(math.isfinite, losses)):
                     raise UserError(f"{args.log}: a loss is not finite any more; try a smaller --lr")
                 progress.set_postfix(epoch=epoch, loss=f"{losses[0]:.4f}", refresh=False)
@@ -160,6 +167,14 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
         log.write(format_total_time(time.time() - start) + "\n")
 
 
+def _new_log(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("w", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse the command line and train."""
     args = get_parser().parse_args(argv)
@@ -172,12 +187,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     # float32 throughout: on a GPU PyTorch would else shorten the operands of convolutions to 10 bits.
     torch.backends.cudnn.allow_tf32 = False
 
-    dataset = H5Dataset(args.dataset_path)
+    if args.hidden_dim % HEADS or args.i2t_dim * math.prod(STAGE_SIZE) % args.hidden_dim:
+        raise UserError(
+            f"--hidden_dim {args.hidden_dim}: a multiple of {HEADS} that divides an image's values was expected"
+        )
     torch.manual_seed(args.seed)
     net = build_twin(args.hidden_dim, args.i2t_dim)
-    if args.pretrain:
-        load_weights(net, args.pretrain)
-    train(net.to(device), dataset, args, device)
+    with H5Dataset(args.dataset_path) as dataset:
+        if args.pretrain:
+            load_weights(net, args.pretrain)
+        train(net.to(device), dataset, args, device)
 
 
 if __name__ == "__main__":

@@ -57,7 +57,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; a .pkl of this project or a .pth of the official code was expected")
+        raise UserError(
+            f"{path}: no such checkpoint; a .pkl of this project or a .pth of the official code was expected"
+        )
     try:
         content = _read_torch(path) if path.suffix in TORCH_SUFFIXES else _read_jittor(path.read_bytes())
     except UserError:

@@ -125,7 +125,9 @@ class H5Dataset:
             arrays[group] = array.astype(np.float32, copy=False)
         a, b, text = (arrays[group] for group in GROUPS)
         if a.shape != b.shape:
-            raise UserError(f"{self.path}: {name}: image A is {a.shape[1:]}, image B {b.shape[1:]}; one size was expected")
+            raise UserError(
+                f"{self.path}: {name}: image A is {a.shape[1:]}, image B {b.shape[1:]}; one size was expected"
+            )
         return Sample(name, a, b, text[0])
 
     def close(self) -> None:

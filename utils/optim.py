@@ -21,7 +21,11 @@ class Adam(jt.optim.Optimizer):
     """
 
     def __init__(
-        self, named_parameters: dict[str, jt.Var], lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8
+        self,
+        named_parameters: dict[str, jt.Var],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-8,
     ) -> None:
         super().__init__(list(named_parameters.values()), lr)
         self.names = list(named_parameters)

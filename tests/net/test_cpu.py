@@ -90,9 +90,7 @@ def test_pooled_text_attention(batch, queries, tokens):
         random(width, width),
         random(width),
     )
-    fast, plain = (
-        lambda *v, form=form: form.pooled_text_attention(*v, heads) for form in (cpu, portable)
-    )
+    fast, plain = (lambda *v, form=form: form.pooled_text_attention(*v, heads) for form in (cpu, portable))
     assert_same(fast, plain, *inputs, tolerance=1e-4)
 
 

@@ -89,7 +89,9 @@ def test_any_size_works(size):
     assert ((fused > 0) & (fused < 1)).all()
 
 
-@pytest.mark.parametrize(("length", "out"), [(301, 288), (288, 301), (480, 288), (384, 496), (7, 7), (1, 5), (640, 384)])
+@pytest.mark.parametrize(
+    ("length", "out"), [(301, 288), (288, 301), (480, 288), (384, 496), (7, 7), (1, 5), (640, 384)]
+)
 def test_nearest_takes_the_pixels_that_torch_takes(length, out):
     expected = torch.nn.functional.interpolate(torch.arange(length).float()[None, None], size=out, mode="nearest")
     assert nearest_indices(length, out).tolist() == expected[0, 0].int().tolist()

@@ -246,22 +246,18 @@ def tiny_h5(tmp_path_factory) -> Path:
 
 
 def test_command(tmp_path, tiny_h5):
-    """Three samples in batches of one: two steps of the first epoch here, the whole of it and of a second there."""
-    common = ("--dataset_path", tiny_h5, "--batch_size", 1, "--lr", 1e-3, "--step_size", 1, "--no_shuffle", "--seed", 4,
-              "--hidden_dim", 64, "--i2t_dim", 8)  # fmt: skip
-    short = train(*common, "--numepochs", 2, "--max_steps", 2, "--log", tmp_path / "short.txt", "--device", "cpu")
-    assert short.returncode == 0, short.stderr
-    full = train(
-        *common, "--numepochs", 2, "--log", tmp_path / "full.txt", "--save", tmp_path / "w.pth", "--threads", 1
-    )
-    assert full.returncode == 0, full.stderr
-
-    lines = read_log(tmp_path / "full.txt")
+    """Three samples in batches of one; stopped one step before the end of the second epoch."""
+    result = train(
+        "--dataset_path", tiny_h5, "--log", tmp_path / "log.txt", "--save", tmp_path / "weights.pth",
+        "--batch_size", 1, "--numepochs", 2, "--max_steps", 5, "--lr", 1e-3, "--no_shuffle", "--seed", 4,
+        "--hidden_dim", 64, "--i2t_dim", 8, "--device", "cpu", "--threads", 1,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    lines = read_log(tmp_path / "log.txt")
     assert [(line.epoch, line.epochs, line.batch, line.batches) for line in lines] == [
-        (epoch, 2, batch, 3) for epoch in (1, 2) for batch in range(3)
-    ]
-    assert (tmp_path / "full.txt").read_text().splitlines()[-1].startswith("total_time: ")
-    np.testing.assert_allclose(losses(read_log(tmp_path / "short.txt")), losses(lines[:2]), rtol=1e-4)
+        (1, 2, 0, 3), (1, 2, 1, 3), (1, 2, 2, 3), (2, 2, 0, 3), (2, 2, 1, 3),
+    ]  # fmt: skip
+    assert (tmp_path / "log.txt").read_text().splitlines()[-1].startswith("total_time: ")
 
     # The first loss by hand: the network of that seed on the first sample of the file.
     torch.manual_seed(4)
@@ -272,7 +268,12 @@ def test_command(tmp_path, tiny_h5):
         fused = net(a[None], b[None], text)
     expected = fusion_loss(a[None], b[None], fused, grad_weight=20)[0].item()
     assert lines[0].loss == pytest.approx(expected, rel=1e-5)
-    load_weights(net, tmp_path / "w.pth")
+
+    before = net.conv2.bias.item()
+    load_weights(net, tmp_path / "weights.pth")
+    # Adam's steps are at most about lr each, and the first is lr.
+    assert 0 < abs(net.conv2.bias.item() - before) < 5.5e-3
+    assert torch.load(tmp_path / "weights.pth", weights_only=True)["step"] == 5
 
 
 @pytest.mark.parametrize(
@@ -280,7 +281,10 @@ def test_command(tmp_path, tiny_h5):
     [
         (("--batch_size", 4), "3 samples do not fill a batch of 4"),
         (("--pretrain", "gone.pth"), "gone.pth: no such checkpoint"),
-        (("--dataset_path", "gone.h5"), "gone.h5"),
+        (("--dataset_path", "gone.h5"), "gone.h5: no such H5 file"),
+        (("--log", "/proc/log.txt"), "/proc/log.txt: cannot be written"),
+        (("--hidden_dim", 100), "--hidden_dim 100: a multiple of 8"),
+        (("--lr", -1), "-1: a number from 0 on was expected"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, tiny_h5, arguments, message):
@@ -302,7 +306,7 @@ def training_image(path: Path) -> np.ndarray:
 @needs_golden
 @pytest.mark.slow
 def test_official_trajectory(tmp_path):
-    """18 steps of the official loop; about five minutes and 19 GB on two cores."""
+    """18 steps of the official loop; five to eight minutes and 19 GB on two cores."""
     golden = json.loads((GOLDEN / "trajectory_official.json").read_text())
     data = SHARED / "data" / "RoadScene"
     samples = {
@@ -328,4 +332,4 @@ def test_official_trajectory(tmp_path):
     np.testing.assert_allclose(losses(lines), [row[2:6] for row in golden["rows"]], rtol=3e-5)
     state = torch.load(tmp_path / "end.pth", weights_only=True)["model"]
     norms = {name.removeprefix("module."): value.norm().item() for name, value in state.items()}
-    assert norms == pytest.approx(golden["final_param_norm"], rel=1e-3)
+    assert norms == pytest.approx(golden["final_param_norm"], rel=1e-4)

@@ -25,7 +25,12 @@ def folder(home: Path) -> Path:
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
 
 
@@ -92,7 +97,9 @@ def test_no_compiler_is_one_line(tmp_path):
     assert "g++" in done.stderr
 
 
-@pytest.mark.parametrize("order", ["import torch; from utils.jittor_env import jt", "from utils.jittor_env import jt; import torch"])
+@pytest.mark.parametrize(
+    "order", ["import torch; from utils.jittor_env import jt", "from utils.jittor_env import jt; import torch"]
+)
 def test_torch_and_jittor_share_a_process_and_chatter_is_off(order):
     code = f"{order}\nprint(torch.ones(3, 3).matmul(torch.ones(3, 3)).sum().item(), jt.ones((3, 3)).sum().item())"
     done = run_python(code)

@@ -1,0 +1,147 @@
+"""data_process.py against the official script's steps, written out here, and what it refuses."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+
+from utils.datasets import TASKS
+
+ROOT = Path(__file__).resolve().parents[1]
+SHAPES = {"1.png": (20, 31), "2.jpg": (33, 18), "3.bmp": (16, 16), "4.tif": (12, 40)}
+
+
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "data_process.py"), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120)
+
+
+def make_dataset(root: Path, task: str, dataset: str = "Set", mode: str = "train") -> None:
+    rng = np.random.default_rng(0)
+    base = root / "Image" / task / dataset
+    features = root / "TextFeature" / task / dataset
+    features.mkdir(parents=True)
+    for folder in TASKS[task].folders:
+        (base / folder).mkdir(parents=True)
+        for name, shape in SHAPES.items():
+            cv2.imwrite(str(base / folder / name), rng.integers(0, 256, (*shape, 3), dtype=np.uint8))
+    for name in SHAPES:
+        np.save(features / f"{Path(name).stem}.npy", rng.standard_normal((1, 149, 768)).astype(np.float32))
+    (base / f"{mode}.txt").write_text("\n".join(SHAPES) + "\n")
+
+
+def official_image(path: Path, resize: bool) -> np.ndarray:
+    image = cv2.imread(str(path)).astype("float32")
+    image = np.round(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)) / 255.0
+    if not resize:
+        return image[None]
+    height, width = image.shape
+    if height < width:
+        return cv2.resize(image, (384, 288))[None]
+    return np.transpose(cv2.resize(image, (288, 384)))[None]
+
+
+@pytest.mark.parametrize("task", list(TASKS))
+@pytest.mark.parametrize("mode", ["train", "test"])
+def test_arrays_equal_the_official_ones_bit_for_bit(tmp_path, task, mode):
+    make_dataset(tmp_path / "VLF", task, mode=mode)
+    done = run("--task", task, "--dataset", "Set", "--mode", mode, "--root", tmp_path / "VLF", "--out", tmp_path / "h5")
+    assert done.returncode == 0, done.stderr
+    assert "4 pairs" in done.stdout
+    resize = mode == "train" and task != "MIF"
+    with h5py.File(tmp_path / "h5" / f"Set_{mode}.h5") as file:
+        for group, folder in zip(("imageA", "imageB"), TASKS[task].folders, strict=True):
+            for name in SHAPES:
+                expected = official_image(tmp_path / "VLF" / "Image" / task / "Set" / folder / name, resize)
+                stored = file[group][Path(name).stem]
+                assert stored.dtype == np.float32
+                np.testing.assert_array_equal(stored[()], expected)
+        feature = np.load(tmp_path / "VLF" / "TextFeature" / task / "Set" / "2.npy")
+        np.testing.assert_array_equal(file["text"]["2"][()], feature)
+
+
+def test_real_pairs_equal_the_official_steps(shared, tmp_path):
+    """Two RoadScene pairs, landscape, from JPEG files."""
+    names = ["FLIR_00006", "FLIR_00018"]
+    base, features = tmp_path / "Image" / "IVF" / "RoadScene", tmp_path / "TextFeature" / "IVF" / "RoadScene"
+    base.mkdir(parents=True)
+    features.parent.mkdir(parents=True)
+    sources = {
+        "IR": shared / "data" / "RoadScene" / "cropinfrared",
+        "VI": shared / "data" / "RoadScene" / "crop_LR_visible",
+    }
+    for folder, source in sources.items():
+        (base / folder).symlink_to(source)
+    features.symlink_to(shared / "golden" / "features" / "RoadScene")
+    (base / "train.txt").write_text("\n".join(f"{name}.png" for name in names))
+    assert run("--dataset", "RoadScene", "--root", tmp_path, "--out", tmp_path).returncode == 0
+    with h5py.File(tmp_path / "RoadScene_train.h5") as file:
+        assert list(file["imageA"]) == names
+        for group, source in zip(("imageA", "imageB"), sources.values(), strict=True):
+            expected = official_image(source / f"{names[1]}.jpg", resize=True)
+            np.testing.assert_array_equal(file[group][names[1]][()], expected)
+
+
+def test_original_size_on_request(tmp_path):
+    make_dataset(tmp_path, "IVF")
+    assert run("--dataset", "Set", "--size", "original", "--root", tmp_path, "--out", tmp_path).returncode == 0
+    with h5py.File(tmp_path / "Set_train.h5") as file:
+        assert file["imageA"]["2"].shape == (1, 33, 18)
+
+
+def drop(path: str):
+    return lambda root: (root / path).unlink()
+
+
+def put(path: str, content: bytes):
+    return lambda root: (root / path).write_bytes(content)
+
+
+def other_size(root: Path) -> None:
+    cv2.imwrite(str(root / "Image/IVF/Set/VI/2.jpg"), np.zeros((33, 19, 3), np.uint8))
+
+
+def other_feature(root: Path) -> None:
+    np.save(root / "TextFeature/IVF/Set/3.npy", np.zeros((1, 77, 768), np.float32))
+
+
+def infinite_feature(root: Path) -> None:
+    np.save(root / "TextFeature/IVF/Set/3.npy", np.full((1, 149, 768), np.inf, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("harm", "named"),
+    [
+        (drop("Image/IVF/Set/train.txt"), "train.txt: no such list"),
+        (put("Image/IVF/Set/train.txt", b""), "train.txt: the list is empty"),
+        (drop("Image/IVF/Set/IR/1.png"), "IR/1.png: no such image"),
+        (put("Image/IVF/Set/VI/4.tif", b"II*\0broken"), "VI/4.tif: cannot be decoded"),
+        (other_size, "IR/2.jpg: a pair of different sizes, 33x18 and 33x19"),
+        (drop("TextFeature/IVF/Set/3.npy"), "3.npy: no such text feature"),
+        (other_feature, "3.npy: holds float32 of shape (1, 77, 768); a float32 .npy of shape (1, 149, 768)"),
+        (infinite_feature, "3.npy: holds values that are not finite"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, harm, named):
+    make_dataset(tmp_path / "VLF", "IVF")
+    harm(tmp_path / "VLF")
+    done = run("--dataset", "Set", "--root", tmp_path / "VLF", "--out", tmp_path / "h5")
+    assert done.returncode == 2
+    last = done.stderr.replace("\r", "\n").strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert named in last
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "h5").exists() or list((tmp_path / "h5").iterdir()) == []
+
+
+def test_help_is_a_manual():
+    done = run("--help")
+    assert done.returncode == 0
+    assert "VLFDataset" in done.stdout
+    assert "infrared-visible" in done.stdout

@@ -1,0 +1,170 @@
+"""H5 files: their form, what is refused, and the loader's order."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from net.shapes import TEXT_SHAPE
+from utils.errors import UserError
+from utils.h5 import H5Dataset, Loader, Sample, write_h5
+
+
+def sample(name: str, size: tuple[int, int] = (4, 6), value: float = 0.0) -> Sample:
+    image = np.full((1, *size), value, np.float32)
+    return Sample(name, image, image + 0.25, np.full(TEXT_SHAPE, value, np.float32))
+
+
+def write(path: Path, count: int) -> Path:
+    write_h5(path, (sample(f"{i:02d}", value=i / 100) for i in range(count)))
+    return path
+
+
+def test_the_form_that_official_readers_open(tmp_path):
+    assert write_h5(tmp_path / "x.h5", [sample("b.1"), sample("a")]) == 2
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert {g: list(file[g]) for g in file} == {g: ["a", "b.1"] for g in ("imageA", "imageB", "text")}
+        assert {file[g]["a"].shape for g in ("imageA", "imageB")} == {(1, 4, 6)}
+        assert file["text"]["a"].shape == (1, 149, 768)
+        assert all(file[g]["a"].dtype == np.float32 for g in file)
+
+
+def test_samples_come_in_key_order(tmp_path):
+    write_h5(tmp_path / "x.h5", [sample("10", value=0.5), sample("9"), sample("1")])
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        assert dataset.names == ["1", "10", "9"]
+        assert dataset[1].image_a.max() == 0.5
+        assert dataset[1].text.shape == TEXT_SHAPE
+
+
+def test_a_failing_writer_leaves_nothing(tmp_path):
+    def samples():
+        yield sample("a")
+        raise UserError("b.png: no such image")
+
+    with pytest.raises(UserError, match=r"b.png"):
+        write_h5(tmp_path / "x.h5", samples())
+    with pytest.raises(UserError, match="twice"):
+        write_h5(tmp_path / "x.h5", [sample("a"), sample("a")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def break_group(file):
+    del file["text"]
+
+
+def break_key(file):
+    del file["imageB"]["01"]
+
+
+def break_shape(file):
+    del file["text"]["01"]
+    file["text"]["01"] = np.zeros((1, 5, 768), np.float32)
+
+
+def break_size(file):
+    del file["imageB"]["01"]
+    file["imageB"]["01"] = np.zeros((1, 9, 9), np.float32)
+
+
+def break_value(file):
+    file["imageA"]["01"][0, 0, 0] = np.inf
+
+
+def break_type(file):
+    del file["imageA"]["01"]
+    file["imageA"]["01"] = np.zeros((1, 4, 6), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (break_group, "no group 'text'"),
+        (break_key, "'01' is not in both"),
+        (break_shape, r"text/01: has shape \(1, 5, 768\)"),
+        (break_size, r"01: image A is \(4, 6\), image B \(9, 9\)"),
+        (break_value, "imageA/01: holds values that are not finite"),
+        (break_type, "imageA/01: is no array of floats"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_named(tmp_path, change, message):
+    path = write(tmp_path / "x.h5", 3)
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(UserError, match=f"x.h5: {message}"), H5Dataset(path) as dataset:
+        dataset[1]
+
+
+def test_missing_damaged_and_empty_files_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"x.h5: no such H5 file"):
+        H5Dataset(tmp_path / "x.h5")
+    (tmp_path / "x.h5").write_bytes(b"no HDF5")
+    with pytest.raises(UserError, match=r"x.h5: no H5 file"):
+        H5Dataset(tmp_path / "x.h5")
+    write_h5(tmp_path / "x.h5", [])
+    with pytest.raises(UserError, match=r"x.h5: holds no sample"):
+        H5Dataset(tmp_path / "x.h5")
+
+
+def names(loader: Loader) -> list[str]:
+    return [name for batch in loader for name in batch.names]
+
+
+def test_order_follows_from_seed_and_epoch(tmp_path):
+    with H5Dataset(write(tmp_path / "x.h5", 9)) as dataset:
+        plain = names(Loader(dataset, 2, shuffle=False, drop_last=True))
+        assert plain == [f"{i:02d}" for i in range(8)]
+        shuffled = [names(Loader(dataset, 2, True, True, seed=s, epoch=e)) for s, e in ((1, 0), (1, 0), (1, 1), (2, 0))]
+        assert shuffled[0] == shuffled[1]
+        assert len({tuple(order) for order in shuffled}) == 3
+        assert len(set(shuffled[0])) == 8
+        assert len(names(Loader(dataset, 2, True, False))) == 9
+
+
+def test_batches_are_stacked(tmp_path):
+    with H5Dataset(write(tmp_path / "x.h5", 4)) as dataset:
+        loader = Loader(dataset, 2, shuffle=False, drop_last=True)
+        assert len(loader) == 2
+        batch = list(loader)[1]
+    assert batch.names == ("02", "03")
+    assert batch.image_a.shape == (2, 1, 4, 6)
+    assert batch.text.shape == (2, *TEXT_SHAPE)
+    assert batch.image_a[1].max() == np.float32(0.03)
+    assert batch.image_b[1].max() == np.float32(0.03) + np.float32(0.25)
+
+
+def test_sizes_that_differ_within_a_batch_are_named(tmp_path):
+    write_h5(tmp_path / "x.h5", [sample("a"), sample("b", (5, 6))])
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        assert len(names(Loader(dataset, 1, False, True))) == 2
+        with pytest.raises(UserError, match=r"a is \(4, 6\), b \(5, 6\)"):
+            list(Loader(dataset, 2, shuffle=False, drop_last=True))
+
+
+def test_the_next_batch_is_read_while_this_one_is_used(tmp_path):
+    """Reading takes 20 ms a batch here, the consumer 40 ms: it waits for the first batch only."""
+
+    class Slow(H5Dataset):
+        def __getitem__(self, index):
+            time.sleep(0.02)
+            return super().__getitem__(index)
+
+    with Slow(write(tmp_path / "x.h5", 10)) as dataset:
+        loader = Loader(dataset, 1, shuffle=False, drop_last=True)
+        for _ in loader:
+            time.sleep(0.04)
+    assert loader.waited < 0.1
+
+
+def test_leaving_early_ends_the_reader(tmp_path):
+    before = threading.active_count()
+    with H5Dataset(write(tmp_path / "x.h5", 10)) as dataset:
+        batches = iter(Loader(dataset, 1, shuffle=False, drop_last=True))
+        next(batches)
+        batches.close()
+    assert threading.active_count() == before
