@@ -203,8 +203,8 @@ def train_one_epoch(
     done = trainer.step - trainer.epoch * batches
     if not 0 <= done < batches:
         raise UserError(
-            f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has {batches} "
-            f"steps an epoch at batch size {args.batch_size}; resume with the data and batch size of that run"
+            f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has "
+            f"{batches} steps an epoch at batch size {args.batch_size}; resume with the data and batch size of that run"
         )
     bar = tqdm(
         itertools.islice(loader, done, None),
@@ -246,10 +246,9 @@ def train(args: argparse.Namespace) -> None:
             raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
         print(use_device(args.device))
         trainer = build_trainer(args)
-        settings = {key: value for key, value in vars(args).items()}
         stop = _StopRequest()
         started = time.time()
-        with RunFolder(args.exp_root, settings, CODE_OF_A_RUN) as run, stop.listening():
+        with RunFolder(args.exp_root, vars(args), CODE_OF_A_RUN) as run, stop.listening():
             print(f"run: {run.path}")
             while trainer.epoch < args.numepochs:
                 run.log_learning_rate(trainer.optimizer.lr, trainer.step)

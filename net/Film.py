@@ -158,7 +158,7 @@ class GuidanceStage(jt.nn.Module):
 
 
 class Net(jt.nn.Module):
-    """FILM: (b, 1, H, W) images A and B in 0..1 and text features (b, L, 768) -> the fused image (b, 1, H, W) in (0, 1).
+    """FILM: images A and B (b, 1, H, W) in 0..1 and text features (b, L, 768) -> the fused image (b, 1, H, W) in 0..1.
 
     Any image size and any number L of text positions will do. 2,070,235 parameters in 189 tensors at the defaults.
 

@@ -171,7 +171,8 @@ def feed_forward(
 
 
 _CHANNEL_ATTENTION = (
-    "ChannelAttention layer{{(int)in0_shape1, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, (int)in5_shape0, in5_p, in6_p};\n"
+    "ChannelAttention layer{{(int)in0_shape1, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, (int)in5_shape0, in5_p, "
+    "in6_p};\n"
     "const long b = in0_shape0, h = in0_shape2, w = in0_shape3;\n"
 )
 

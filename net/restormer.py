@@ -10,7 +10,7 @@ LAYER_NORMS = ("WithBias", "BiasFree")
 
 
 class LayerNormBody(jt.nn.Module):
-    """The parameters of a layer norm over `dim` channels; `LayerNorm` keeps them under ``body``, as official files do."""
+    """The parameters of a layer norm over `dim` channels, which official files keep under ``body``."""
 
     def __init__(self, dim: int, with_bias: bool) -> None:
         self.weight = jt.ones((dim,))

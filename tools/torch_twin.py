@@ -136,8 +136,9 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
     with _new_log(args.log) as log, tqdm(total=last_step, unit="step") as progress:
         for epoch in range(1, args.numepochs + 1):
             batch_start = time.time()
+            # The loader counts epochs from 0, as train.py does: the two take the same samples in the same order.
             loader = Loader(
-                dataset, args.batch_size, shuffle=not args.no_shuffle, drop_last=True, seed=args.seed, epoch=epoch
+                dataset, args.batch_size, shuffle=not args.no_shuffle, drop_last=True, seed=args.seed, epoch=epoch - 1
             )
             for batch, sample in enumerate(loader):
                 arrays = (sample.image_a, sample.image_b, sample.text)

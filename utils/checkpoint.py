@@ -124,7 +124,7 @@ def _read_torch(path: Path) -> Any:
             return value.detach().cpu().numpy()
         if isinstance(value, dict):
             return {key: to_numpy(item) for key, item in value.items()}
-        if isinstance(value, (list, tuple)):
+        if isinstance(value, list | tuple):
             return [to_numpy(item) for item in value]
         return value
 
@@ -146,24 +146,23 @@ def _array_of(value: np.ndarray, *_: object) -> np.ndarray:
     return np.asarray(value)
 
 
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,
+    ("numpy.core.multiarray", "scalar"): np.core.multiarray.scalar,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+    ("jittor", "jittor_core.Var"): _array_of,
+    ("jittor_core", "Var"): _array_of,
+    ("collections", "OrderedDict"): OrderedDict,
+}
+
+
 class _ArrayUnpickler(pickle.Unpickler):
     """Unpickles arrays, numbers, strings and their containers, and refuses everything else by name."""
 
-    _numpy = (
-        (("numpy.core.multiarray", "numpy._core.multiarray"), ("_reconstruct", "scalar")),
-        (("numpy",), ("ndarray", "dtype")),
-    )
-    _others = {
-        ("jittor", "jittor_core.Var"): _array_of,
-        ("jittor_core", "Var"): _array_of,
-        ("collections", "OrderedDict"): OrderedDict,
-    }
-
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in self._others:
-            return self._others[module, name]
-        for modules, names in self._numpy:
-            if module in modules and name in names:
-                source = np if module == "numpy" else np.core.multiarray
-                return getattr(source, name)
+        # numpy 2 renamed its core; both names are found in files.
+        allowed = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
+        if allowed is not None:
+            return allowed
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a checkpoint has no need of")

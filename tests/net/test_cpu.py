@@ -62,7 +62,10 @@ def test_transformer_block(size, dim, use_kernels):
     b, h, w = size
     block = TransformerBlock(dim)
     names, parameters = zip(*block.named_parameters(), strict=True)
-    values = [random(*p.shape, seed=i) * 0.3 + ("temperature" in n) for i, (n, p) in enumerate(zip(names, parameters))]
+    values = [
+        random(*p.shape, seed=i) * 0.3 + ("temperature" in n)
+        for i, (n, p) in enumerate(zip(names, parameters, strict=True))
+    ]
 
     def gradients() -> list[np.ndarray]:
         for parameter, value in zip(parameters, values, strict=True):

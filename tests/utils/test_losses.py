@@ -39,7 +39,7 @@ def test_sobel_is_a_cross_correlation_with_zero_padding():
 
 
 def test_fusion_loss_of_a_perfect_image_and_of_a_flat_offset():
-    """Fused = max(A, B) has no intensity loss; 0.1 more everywhere costs 0.1, and a gradient at the zero border only."""
+    """Fused = max(A, B) has no intensity loss; 0.1 more everywhere costs 0.1, and a gradient at the border."""
     a, b = images(1, 2, 1, 1, 12, 12)
     best = np.maximum(a, b)
     assert fusion_loss(*map(jt.array, (a, b, best))).intensity.item() == pytest.approx(0, abs=1e-7)
