@@ -72,13 +72,15 @@ def gray_sources(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 def evaluate_dataset(dataset: H5Dataset, folder: Path) -> dict[str, dict[str, float]]:
     """The metrics of the fused images in `folder`, by name, over the pairs of `dataset` and no others."""
-    from utils.metrics import evaluate_pair
+    from utils.evaluation import measure, measure_all
 
-    values: dict[str, dict[str, float]] = {}
-    for index in tqdm(range(len(dataset)), desc="evaluate", unit="image"):
-        sample = dataset[index]
-        values[sample.name] = evaluate_pair(read_gray(folder / f"{sample.name}.png"), *gray_sources(sample))
-    return values
+    index = {name: i for i, name in enumerate(dataset.names)}
+
+    def measure_one(name: str) -> dict[str, float]:
+        path = folder / f"{name}.png"
+        return measure(path, read_gray(path), *gray_sources(dataset[index[name]]))
+
+    return measure_all(dataset.names, measure_one)
 
 
 def contact_sheet(dataset: H5Dataset, folder: Path, values: dict[str, dict[str, float]], title: str) -> Path:
@@ -109,6 +111,7 @@ def test(args: argparse.Namespace) -> None:
             raise UserError(f"{path}: no such checkpoint; name one with --ckpt_path (train.py writes .pkl files)")
         from net.Film import Net
         from utils.checkpoint import load_weights, read_checkpoint, weights_of
+        from utils.evaluation import mean_row
         from utils.jittor_env import use_device
         from utils.metrics import format_table
 
@@ -120,10 +123,9 @@ def test(args: argparse.Namespace) -> None:
         fuse_dataset(net, dataset, folder)
         print(f"fused images: {folder}")
         values = evaluate_dataset(dataset, folder)
-        means = {name: fmean(value[name] for value in values.values()) for name in next(iter(values.values()))}
         if args.contact_sheet:
             print(f"contact sheet: {contact_sheet(dataset, folder, values, f'{args.dataset}, {path.name}')}")
-        print(format_table(args.dataset, {"FILM": means}))
+        print(format_table(args.dataset, {"FILM": mean_row(values)}))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

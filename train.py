@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from utils.arguments import not_negative, positive, positive_int
 from utils.errors import UserError, run_command
 from utils.h5 import Batch, H5Dataset, Loader
 from utils.log import LogLine, eta_text
@@ -42,47 +43,28 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="H5 file of data_process.py")
-    add("--numepochs", type=_positive_int, default=150, help="epochs to train")
-    add("--batch_size", type=_positive_int, default=2, help="pairs a step; the last incomplete batch is dropped")
-    add("--lr", type=_positive, default=1e-5, help="learning rate of Adam")
+    add("--numepochs", type=positive_int, default=150, help="epochs to train")
+    add("--batch_size", type=positive_int, default=2, help="pairs a step; the last incomplete batch is dropped")
+    add("--lr", type=positive, default=1e-5, help="learning rate of Adam")
     add(
         "--step_size",
-        type=_positive_int,
+        type=positive_int,
         default=50,
         help="epochs after which the learning rate is multiplied by gamma",
     )
-    add("--gamma", type=_positive, default=0.6, help="factor of the learning-rate schedule")
-    add("--loss_grad_weight", type=_not_negative, default=20, help="weight of the gradient part of the fusion loss")
-    add("--loss_ssim", type=_not_negative, default=0, help="weight of the Lp+SSIM losses; they are logged at 0 too")
-    add("--i2t_dim", type=_positive_int, default=32, help="channels of the image features that text attends to")
-    add("--hidden_dim", type=_positive_int, default=256, help="width of text tokens inside the network")
+    add("--gamma", type=positive, default=0.6, help="factor of the learning-rate schedule")
+    add("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient part of the fusion loss")
+    add("--loss_ssim", type=not_negative, default=0, help="weight of the Lp+SSIM losses; they are logged at 0 too")
+    add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
+    add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
     add("--pretrain", type=Path, metavar="FILE", help="start from these weights (.pkl, or .pth of the official code)")
     add("--resume", type=Path, metavar="FILE", help="go on from this checkpoint: weights, optimizer, schedule, order")
     add("--seed", type=int, default=0, help="seed of the initial weights and of the order of the pairs")
     add("--no_shuffle", action="store_true", help="take the pairs in the order of the file")
-    add("--max_steps", type=_positive_int, metavar="N", help="end the run after N steps in all")
+    add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in all")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     add("--exp_root", type=Path, default=Path("exp"), help="folder of the runs")
     return parser
-
-
-def _number(text: str, kind: type, least: float, strictly: bool) -> Any:
-    value = kind(text)
-    if not math.isfinite(value) or value < least or (strictly and value == least):
-        raise argparse.ArgumentTypeError(f"{text}: must be {'above' if strictly else 'at least'} {least:g}")
-    return value
-
-
-def _positive(text: str) -> float:
-    return _number(text, float, 0, strictly=True)
-
-
-def _positive_int(text: str) -> int:
-    return _number(text, int, 1, strictly=False)
-
-
-def _not_negative(text: str) -> float:
-    return _number(text, float, 0, strictly=False)
 
 
 class Trainer:

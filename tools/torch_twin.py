@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE
 from tools.torch_film import HEADS, TwinNet, build_twin, fusion_loss, keep_freed_memory, lp_ssim_loss
+from utils.arguments import not_negative, positive_int
 from utils.checkpoint import PREFIX, read_checkpoint, weights_of
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
@@ -41,35 +42,21 @@ def get_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seed", type=int, default=0, help="of the initial values and of the shuffling")
     parser.add_argument("--no_shuffle", action="store_true", help="take the samples in the order of the file")
-    parser.add_argument("--numepochs", type=_positive, default=150, help="epochs to train")
-    parser.add_argument("--max_steps", type=_positive, help="stop after so many steps")
+    parser.add_argument("--numepochs", type=positive_int, default=150, help="epochs to train")
+    parser.add_argument("--max_steps", type=positive_int, help="stop after so many steps")
     parser.add_argument(
-        "--batch_size", type=_positive, default=2, help="samples a step; an incomplete batch is dropped"
+        "--batch_size", type=positive_int, default=2, help="samples a step; an incomplete batch is dropped"
     )
-    parser.add_argument("--lr", type=_not_negative, default=1e-5, help="learning rate of Adam at the start")
-    parser.add_argument("--step_size", type=_positive, default=50, help="epochs after which the learning rate falls")
-    parser.add_argument("--gamma", type=_not_negative, default=0.6, help="factor by which it falls")
-    parser.add_argument("--loss_grad_weight", type=_not_negative, default=20, help="weight of the gradient term")
-    parser.add_argument("--loss_ssim", type=_not_negative, default=0, help="weight of the two Lp+SSIM losses")
-    parser.add_argument("--i2t_dim", type=_positive, default=32, help="channels of an image that meet the text")
-    parser.add_argument("--hidden_dim", type=_positive, default=256, help="width of the text inside the network")
+    parser.add_argument("--lr", type=not_negative, default=1e-5, help="learning rate of Adam at the start")
+    parser.add_argument("--step_size", type=positive_int, default=50, help="epochs after which the learning rate falls")
+    parser.add_argument("--gamma", type=not_negative, default=0.6, help="factor by which it falls")
+    parser.add_argument("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient term")
+    parser.add_argument("--loss_ssim", type=not_negative, default=0, help="weight of the two Lp+SSIM losses")
+    parser.add_argument("--i2t_dim", type=positive_int, default=32, help="channels of an image that meet the text")
+    parser.add_argument("--hidden_dim", type=positive_int, default=256, help="width of the text inside the network")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
-    parser.add_argument("--threads", type=_positive, help="CPU threads (default: PyTorch's choice)")
+    parser.add_argument("--threads", type=positive_int, help="CPU threads (default: PyTorch's choice)")
     return parser
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text}: a whole number from 1 on was expected")
-    return value
-
-
-def _not_negative(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"{text}: a number from 0 on was expected")
-    return value
 
 
 def load_weights(net: TwinNet, path: Path) -> None:

@@ -53,7 +53,7 @@ def find_pairs(root: Path, task: str, dataset: str, mode: str) -> list[Pair]:
         UserError: names the list or image that is missing, or what is wrong with the list.
     """
     base = root / "Image" / task / dataset
-    folders = [_ImageFolder(base / folder) for folder in TASKS[task].folders]
+    folders = [ImageFolder(base / folder) for folder in TASKS[task].folders]
     pairs = []
     for listed in read_list(base / f"{mode}.txt"):
         image_a, image_b = (folder.find(listed) for folder in folders)
@@ -95,7 +95,7 @@ def stem(name: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
-class _ImageFolder:
+class ImageFolder:
     """The images of a folder by the name of their sample, whatever their suffix."""
 
     def __init__(self, folder: Path) -> None:

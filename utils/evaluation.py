@@ -15,8 +15,7 @@ from statistics import fmean
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets import _ImageFolder as ImageFolder
-from utils.datasets import read_list, stem
+from utils.datasets import ImageFolder, read_list, stem
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.images import read_gray
@@ -47,7 +46,7 @@ def measure_all(
 ) -> dict[str, dict[str, float]]:
     """`measure_one` of every name, on all cores, with a progress bar called `label`; in the order of `names`.
 
-    Threads suffice: NumPy and OpenCV let go of the interpreter while they compute, and two threads do 1.9 times the
+    Threads suffice: NumPy and OpenCV let go of the interpreter while they compute, and two threads do 1.8 times the
     work of one. (Jittor ends the whole process when a child process dies.)
     """
     with ThreadPoolExecutor(os.cpu_count()) as pool:

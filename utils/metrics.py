@@ -255,7 +255,7 @@ def _local_moments(
 def _edges(image: Image) -> tuple[Image, Image]:
     """Strength and angle (-pi/2..pi/2; pi/2 where the horizontal gradient is 0) of the zero-padded Sobel gradient."""
     gx = cv2.Sobel(image, -1, 1, 0, borderType=cv2.BORDER_CONSTANT)
-    # OpenCV's vertical kernel looks downwards, the official one upwards: the sign counts where the angle is set to pi/2.
+    # OpenCV's vertical kernel looks down, the official one up: beside an angle that is set to pi/2 the sign counts.
     gy = -cv2.Sobel(image, -1, 0, 1, borderType=cv2.BORDER_CONSTANT)
     return np.sqrt(gx * gx + gy * gy), np.where(gx == 0, np.pi / 2, np.arctan(gy / gx))
 

@@ -16,7 +16,7 @@ from utils.curves import draw_losses
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.images import side_by_side, write_png
-from utils.log import LogLine, format_line, format_total_time, parse_lines
+from utils.log import LogLine, format_line, format_total_time, read_log
 
 CURVE_NAME = "loss.png"
 
@@ -86,11 +86,9 @@ class RunFolder:
         self._log.write(format_total_time(seconds) + "\n")
 
     def refresh(self) -> None:
-        """Bring the loss curve and the TensorBoard events up to date with the log."""
+        """Bring the loss curve and the TensorBoard events up to date with the log, which holds a step at least."""
         self._events.flush()
-        lines = parse_lines((self.path / "log.txt").read_text(encoding="utf-8"))
-        if lines:
-            draw_losses({"Jittor": lines}, self.path / CURVE_NAME)
+        draw_losses({"Jittor": read_log(self.path / "log.txt")}, self.path / CURVE_NAME)
 
     def checkpoint(self, epoch: int) -> Path:
         """Where the checkpoint of an epoch (from 1) belongs."""

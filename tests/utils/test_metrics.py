@@ -31,8 +31,6 @@ from utils.metrics import (
     viff,
 )
 
-GOLDEN = Path(__file__).resolve().parents[2].parent / "shared" / "golden"
-
 # Relative. The official code computes EN, MI and VIFF in float64, the others at least partly in float32.
 TOLERANCES = {
     "EN": 1e-12,
@@ -54,14 +52,13 @@ def textured(seed: int, height: int = 60, width: int = 71) -> np.ndarray:
 
 
 @pytest.fixture(scope="module")
-def official() -> list[tuple[dict[str, float], dict[str, float]]]:
+def official(shared: Path) -> list[tuple[dict[str, float], dict[str, float]]]:
     """(ours, official) of each image of the calibration table."""
-    if not GOLDEN.is_dir():
-        pytest.skip(f"{GOLDEN} is absent: no official values to compare with")
-    table = json.loads((GOLDEN / "metrics_official.json").read_text())
+    golden = shared / "golden"
+    table = json.loads((golden / "metrics_official.json").read_text())
     pairs = []
     for key, expected in table.items():
-        folder, name = (GOLDEN / "metrics" / key).parent, Path(key).name
+        folder, name = (golden / "metrics" / key).parent, Path(key).name
         images = [read_gray(folder / part / f"{name}.png") for part in ("fused", "ir", "vi")]
         pairs.append((evaluate_pair(*images), expected))
     return pairs

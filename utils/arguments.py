@@ -1,0 +1,30 @@
+"""Types of command-line numbers: what is out of range is refused with the option's name."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def positive_int(text: str) -> int:
+    """A whole number above 0."""
+    return _at_least(int(text), 1)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    value = _at_least(float(text), 0)
+    if value == 0:
+        raise argparse.ArgumentTypeError("must be above 0")
+    return value
+
+
+def not_negative(text: str) -> float:
+    """A finite number, 0 or above."""
+    return _at_least(float(text), 0)
+
+
+def _at_least(value: float, least: float) -> float:
+    if not math.isfinite(value) or value < least:
+        raise argparse.ArgumentTypeError(f"{value}: must be at least {least}")
+    return value
