@@ -1,22 +1,25 @@
 """Turn pairs of images and their text features into the H5 file that train.py and test.py read.
 
 python data_process.py --task IVF --dataset MSRS --mode train
+python data_process.py --raw downloads/RoadScene --mode test
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets import MODES, TASKS, Pair, find_pairs
+from utils.datasets import MODES, TASKS, Pair
 from utils.errors import UserError, run_command
 from utils.h5 import Sample, write_h5
 from utils.images import read_gray, to_training_size
+from utils.layouts import add_source_options, find_source
+from utils.parallel import map_ahead
 from utils.text import FeatureFiles, TextFeatures
 
 SIZES = ("small", "original")
@@ -24,26 +27,28 @@ SIZES = ("small", "original")
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Write VLFDataset_h5/<dataset>_<mode>.h5 from the images, lists and text features of VLFDataset.",
+        description="Write VLFDataset_h5/<dataset>_<mode>.h5 from pairs of images and their text features: from "
+        "VLFDataset, from a data set as it was downloaded, or from any two folders.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = parser.add_argument
-    add("--task", choices=tuple(TASKS), default="IVF", help="; ".join(f"{key}: {t.title}" for key, t in TASKS.items()))
-    add("--dataset", default="MSRS", help="folder of the data set within its task")
-    add("--mode", choices=MODES, default="train", help="which list: train.txt or test.txt")
+    tasks = "; ".join(f"{key}: {task.title}" for key, task in TASKS.items())
+    add("--task", choices=tuple(TASKS), help=f"{tasks} (default: IVF, or what the layout says)")
+    add("--dataset", help="name of the data set: its folder within its task (default: MSRS, or what the layout says)")
+    add("--mode", choices=MODES, default="train", help="training or test pairs: train.txt or test.txt")
     add(
         "--size",
         choices=SIZES,
         default="small",
         help="small: training images become 288x384 (never those of MIF, nor test images); original: none is resized",
     )
-    add("--root", type=Path, default=Path("VLFDataset"), help="folder that holds Image, Text and TextFeature")
     add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
+    add_source_options(parser)
     return parser
 
 
 def read_sample(pair: Pair, features: TextFeatures, resize: bool) -> Sample:
-    """Read a pair: gray images divided by 255, at 288x384 if `resize`, and its text feature.
+    """Read a pair: gray images, at 288x384 if `resize`, then divided by 255, and its text feature.
 
     Raises:
         UserError: a file is missing or unreadable, or the two images differ in size.
@@ -52,9 +57,9 @@ def read_sample(pair: Pair, features: TextFeatures, resize: bool) -> Sample:
     if a.shape != b.shape:
         sizes = " and ".join("x".join(map(str, image.shape)) for image in (a, b))
         raise UserError(f"{pair.image_a}: a pair of different sizes, {sizes}, with {pair.image_b}")
-    a, b = a / np.float32(255), b / np.float32(255)
     if resize:
         a, b = to_training_size(a), to_training_size(b)
+    a, b = a / np.float32(255), b / np.float32(255)
     return Sample(pair.name, a[None], b[None], features.feature(pair)[0])
 
 
@@ -64,16 +69,14 @@ def data_process(args: argparse.Namespace) -> None:
     Raises:
         UserError: names the list, image or feature that is missing or wrong; no H5 file is left then.
     """
-    pairs = find_pairs(args.root, args.task, args.dataset, args.mode)
-    resize = args.mode == "train" and args.size == "small" and TASKS[args.task].resized
+    source = find_source(args, args.mode)
+    print(source.found)
+    resize = args.mode == "train" and args.size == "small" and TASKS[source.task].resized
     features = FeatureFiles()
-
-    def samples() -> Iterator[Sample]:
-        for pair in tqdm(pairs, desc=f"{args.dataset} {args.mode}", unit="pair"):
-            yield read_sample(pair, features, resize)
-
-    path = args.out / f"{args.dataset}_{args.mode}.h5"
-    count = write_h5(path, samples())
+    path = args.out / f"{source.dataset}_{args.mode}.h5"
+    samples = map_ahead(lambda pair: read_sample(pair, features, resize), source.pairs)
+    with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(source.pairs), unit="pair") as progress:
+        count = write_h5(path, progress)
     size = "288x384" if resize else "their own size"
     print(f"{path}: {count} pairs at {size}, {path.stat().st_size / 1e6:.1f} MB")
 

@@ -215,6 +215,41 @@ def channel_attention(
     return _ChannelAttention.apply(x, norm_weight, norm_bias, qkv, depthwise, temperature, project_out)
 
 
+_MERGE = (
+    "Merge layer{(int)in0_shape1, in2_p, in3_p, in4_p, in5_p, in6_p, in7_p};\n"
+    "const long b = in0_shape0, plane = (long)in0_shape2 * in0_shape3;\n"
+)
+
+
+class _Merge(jt.Function):
+    def execute(self, *inputs: jt.Var) -> jt.Var:
+        self.saved = inputs
+        (y,) = _call("merge.h", _MERGE + "merge(layer, in0_p, in1_p, b, plane, out0_p);", inputs, [inputs[0].shape])
+        return y
+
+    def grad(self, dout: jt.Var) -> list[jt.Var]:
+        return _call(
+            "merge.h",
+            _MERGE + "merge_backward(layer, in0_p, in1_p, in8_p, b, plane, {out0_p, out1_p, out2_p, out3_p, out4_p, "
+            "out5_p, out6_p, out7_p});",
+            (*self.saved, dout),
+            [x.shape for x in self.saved],
+        )
+
+
+def merge(
+    f: jt.Var,
+    g: jt.Var,
+    weight2: jt.Var,
+    bias2: jt.Var,
+    slope2: jt.Var,
+    weight3: jt.Var,
+    bias3: jt.Var,
+    slope3: jt.Var,
+) -> jt.Var:
+    return _Merge.apply(f, g, weight2, bias2, slope2, weight3, bias3, slope3)
+
+
 _TEXT = (
     "TextShape s{in0_shape0, in0_shape1, in1_shape1, (int)in0_shape2, %d};\n"
     "TextWeights weights{in2_p, in3_p, in4_p, in5_p};\n"

@@ -79,6 +79,24 @@ def channel_mixing(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
     return jt.nn.bmm(attention.reshape((batch * heads, dim, dim)), v).reshape((batch, heads * dim, height, width))
 
 
+def merge(
+    f: jt.Var,
+    g: jt.Var,
+    weight2: jt.Var,
+    bias2: jt.Var,
+    slope2: jt.Var,
+    weight3: jt.Var,
+    bias3: jt.Var,
+    slope3: jt.Var,
+) -> jt.Var:
+    """Features and text-guided features, merged: f and g (b, c, H, W) -> (b, c, H, W).
+
+    prelu3(conv3([f, prelu2(conv2(g)) + f])) with weight2 (c, c, 1, 1), weight3 (c, 2c, 1, 1), biases (c,), slopes (1,).
+    """
+    guided = prelu(pointwise_conv(g, weight2, bias2), slope2) + f
+    return prelu(pointwise_conv(jt.concat([f, guided], dim=1), weight3, bias3), slope3)
+
+
 def pooled_text_attention(
     text: jt.Var,
     tokens: jt.Var,

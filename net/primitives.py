@@ -36,6 +36,7 @@ def _fastest(form: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
 pointwise_conv = _fastest(portable.pointwise_conv)
 conv3x3 = _fastest(portable.conv3x3)
 prelu = _fastest(portable.prelu)
+merge = _fastest(portable.merge)
 pooled_text_attention = _fastest(portable.pooled_text_attention)
 nearest_resize = _fastest(portable.nearest_resize)
 

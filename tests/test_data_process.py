@@ -38,13 +38,11 @@ def make_dataset(root: Path, task: str, dataset: str = "Set", mode: str = "train
 
 def official_image(path: Path, resize: bool) -> np.ndarray:
     image = cv2.imread(str(path)).astype("float32")
-    image = np.round(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)) / 255.0
-    if not resize:
-        return image[None]
-    height, width = image.shape
-    if height < width:
-        return cv2.resize(image, (384, 288))[None]
-    return np.transpose(cv2.resize(image, (288, 384)))[None]
+    image = np.round(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+    if resize:
+        height, width = image.shape
+        image = cv2.resize(image, (384, 288)) if height < width else np.transpose(cv2.resize(image, (288, 384)))
+    return image[None] / 255.0
 
 
 @pytest.mark.parametrize("task", list(TASKS))
@@ -66,8 +64,8 @@ def test_arrays_equal_the_official_ones_bit_for_bit(tmp_path, task, mode):
         np.testing.assert_array_equal(file["text"]["2"][()], feature)
 
 
-def test_real_pairs_equal_the_official_steps(shared, tmp_path):
-    """Two RoadScene pairs, landscape, from JPEG files."""
+def test_real_pairs_equal_the_official_arrays(shared, golden, tmp_path):
+    """Two RoadScene pairs, landscape, from JPEG files; the first is also the first golden input."""
     names = ["FLIR_00006", "FLIR_00018"]
     base, features = tmp_path / "Image" / "IVF" / "RoadScene", tmp_path / "TextFeature" / "IVF" / "RoadScene"
     base.mkdir(parents=True)
@@ -86,6 +84,7 @@ def test_real_pairs_equal_the_official_steps(shared, tmp_path):
         for group, source in zip(("imageA", "imageB"), sources.values(), strict=True):
             expected = official_image(source / f"{names[1]}.jpg", resize=True)
             np.testing.assert_array_equal(file[group][names[1]][()], expected)
+            np.testing.assert_array_equal(file[group][names[0]][()], golden[f"train_{group[-1]}"][0])
 
 
 def test_original_size_on_request(tmp_path):
@@ -93,6 +92,12 @@ def test_original_size_on_request(tmp_path):
     assert run("--dataset", "Set", "--size", "original", "--root", tmp_path, "--out", tmp_path).returncode == 0
     with h5py.File(tmp_path / "Set_train.h5") as file:
         assert file["imageA"]["2"].shape == (1, 33, 18)
+
+
+def only_line(stderr: str) -> str:
+    """What was printed beside the progress bar, a single line."""
+    (line,) = (s for s in stderr.replace("\r", "\n").splitlines() if s.strip() and not s.startswith("Set train:"))
+    return line
 
 
 def drop(path: str):
@@ -133,11 +138,20 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path, harm, named):
     harm(tmp_path / "VLF")
     done = run("--dataset", "Set", "--root", tmp_path / "VLF", "--out", tmp_path / "h5")
     assert done.returncode == 2
-    last = done.stderr.replace("\r", "\n").strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert named in last
-    assert "Traceback" not in done.stderr
+    error = only_line(done.stderr)
+    assert error.startswith("error: ")
+    assert named in error
     assert not (tmp_path / "h5").exists() or list((tmp_path / "h5").iterdir()) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    make_dataset(tmp_path / "VLF", "IVF")
+    limit = ["bash", "-c", 'ulimit -f 600; exec "$@"', "-"]  # 600 KiB: the first pair does not fit
+    script = [sys.executable, ROOT / "data_process.py", "--dataset", "Set", "--root", tmp_path / "VLF"]
+    done = subprocess.run([*limit, *script, "--out", tmp_path], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "Set_train.h5: cannot be written" in only_line(done.stderr)
+    assert [path.name for path in tmp_path.iterdir()] == ["VLF"]
 
 
 def test_help_is_a_manual():

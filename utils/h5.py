@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,8 @@ from utils.errors import UserError
 from utils.files import atomic_path
 
 GROUPS = ("imageA", "imageB", "text")
+# What h5py raises on a damaged file, depending on where the damage is.
+DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 # Batches that are read ahead while the network computes.
 AHEAD = 2
 
@@ -53,7 +56,7 @@ def write_h5(path: Path, samples: Iterable[Sample]) -> int:
         UserError: two samples have one name, or the file cannot be written; no file is left then.
     """
     count = 0
-    with atomic_path(path) as temporary, h5py.File(temporary, "w") as file:
+    with atomic_path(path) as temporary, _new_h5(temporary) as file:
         groups = [file.create_group(name) for name in GROUPS]
         for sample in samples:
             if sample.name in groups[0]:
@@ -62,6 +65,21 @@ def write_h5(path: Path, samples: Iterable[Sample]) -> int:
                 group.create_dataset(sample.name, data=array.astype(np.float32, copy=False))
             count += 1
     return count
+
+
+@contextmanager
+def _new_h5(path: Path) -> Iterator[h5py.File]:
+    """A new H5 file; a disk that fills up is an `OSError` of one line (h5py: several, or a RuntimeError on closing)."""
+    file = h5py.File(path, "w")
+    try:
+        yield file
+    except OSError as error:
+        raise OSError(str(error).splitlines()[0]) from error
+    finally:
+        try:
+            file.close()
+        except RuntimeError as error:
+            raise OSError(str(error).splitlines()[0]) from error
 
 
 class H5Dataset:
@@ -81,7 +99,10 @@ class H5Dataset:
             raise UserError(f"{self.path}: no H5 file, or a damaged one; data_process.py writes it anew") from error
         try:
             self.names = self._checked_names()
-        except BaseException:
+        except DAMAGE as error:
+            self.close()
+            raise UserError(f"{self.path}: a damaged H5 file; data_process.py writes it anew") from error
+        except UserError:
             self.close()
             raise
 
@@ -93,7 +114,7 @@ class H5Dataset:
         if not first:
             raise UserError(f"{self.path}: holds no sample")
         for group, names in zip(GROUPS[1:], others, strict=True):
-            if odd := sorted(set(first) ^ set(names)):
+            if odd := sorted(set(first) ^ set(names), key=str):
                 raise UserError(f"{self.path}: {odd[0]!r} is not in both {GROUPS[0]!r} and {group!r}")
         return first
 
@@ -112,7 +133,7 @@ class H5Dataset:
             where = f"{self.path}: {group}/{name}"
             try:
                 array = self._file[group][name][()]
-            except (OSError, KeyError, TypeError) as error:
+            except DAMAGE as error:
                 raise UserError(f"{where}: cannot be read; data_process.py writes the file anew") from error
             if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
                 raise UserError(f"{where}: is no array of floats")

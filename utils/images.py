@@ -23,7 +23,9 @@ def read_gray(path: Path | str) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such image")
-    # imdecode, not imread: imread prints a warning of its own, and fails on some names.
+    # OpenCV logs several lines about a bad file; the one error below is enough.
+    cv2.setLogLevel(0)
+    # imdecode, not imread: imread takes a JPEG that was cut short, and fills the rest with gray.
     try:
         image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
     except (cv2.error, OSError):
@@ -36,7 +38,8 @@ def read_gray(path: Path | str) -> np.ndarray:
 def to_training_size(image: np.ndarray) -> np.ndarray:
     """Bring a float32 image (H, W) to the 288x384 of training, bilinear.
 
-    An image with H < W is resized to that; any other to 384x288, and then transposed.
+    An image with H < W is resized to that; any other to 384x288, and then transposed. The official script resizes
+    images in 0..255 and divides by 255 afterwards; the other order differs in the last bit.
     """
     height, width = STAGE_SIZE
     if image.shape[0] < image.shape[1]:

@@ -36,7 +36,7 @@ class FeatureFiles:
             feature = np.load(path, allow_pickle=False)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such text feature; {expected}") from error
-        except (OSError, ValueError, EOFError) as error:
+        except Exception as error:  # a damaged header makes NumPy raise errors of many kinds
             raise UserError(f"{path}: cannot be read; {expected}") from error
         if not isinstance(feature, np.ndarray) or feature.shape != FEATURE_SHAPE or feature.dtype.kind != "f":
             shape, dtype = getattr(feature, "shape", "?"), getattr(feature, "dtype", "?")

@@ -107,8 +107,7 @@ inline std::vector<Scores> channel_attention_scores(
             const long offset = all[i].image * c * plane;
             rows.run(x + offset, all[i], [&](long r, const Triple& h) {
                 for (int k = 0; k < 3 * c; k++) {
-                    for (long v = 0; v < qkv.nv; v++)
-                        store(qkv[k] + v * LANES, h.at(k, v, layer.expansion.depthwise + k * 9));
+                    h.correlate(k, layer.expansion.depthwise + k * 9, qkv[k]);
                     qkv.clear_tail(k);
                 }
                 parts[i].add_row(qkv);
@@ -258,8 +257,7 @@ inline void channel_attention_backward(
             rows.grad = ExpansionGrad(expansion);
             rows.run(x + offset, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool) {
                 for (int k = 0; k < 2 * c; k++) {
-                    for (long j = 0; j < qk.nv; j++)
-                        store(qk[k] + j * LANES, h.at(k, j, expansion.depthwise + k * 9));
+                    h.correlate(k, expansion.depthwise + k * 9, qk[k]);
                     qk.clear_tail(k);
                 }
                 for (int k = 0; k < layer.heads; k++) {

@@ -19,17 +19,21 @@ inline void feed_forward(const FeedForward& layer, const float* x, long batch, l
         ForwardRows rows(layer.expansion, height, width);
         Packed contract(layer.contract, c, hidden, hidden);
         RowBuffer gated(hidden, width), result(c, width);
+        const long nv = gated.nv;
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < all.size(); i++) {
             const float* image = x + all[i].image * c * plane;
             float* target = out + all[i].image * c * plane;
             rows.run(image, all[i], [&](long r, const Triple& h) {
                 const float* w = layer.expansion.depthwise;
-                for (int k = 0; k < hidden; k++)
-                    for (long v = 0; v < gated.nv; v++) {
-                        vec a = h.at(k, v, w + k * 9), b = h.at(k + hidden, v, w + (k + hidden) * 9);
-                        store(gated[k] + v * LANES, a * normal(a).cdf * b);
+                for (int k = 0; k < hidden; k++) {
+                    const Window first = h.window(k, w + k * 9), second = h.window(k + hidden, w + (k + hidden) * 9);
+                    float* to = gated[k];
+                    for (long v = 0; v < nv; v++) {
+                        vec a = first.at(v);
+                        store(to + v * LANES, a * normal(a).cdf * second.at(v));
                     }
+                }
                 gemm(contract, gated.matrix(), width, result[0], result.stride);
                 for (int k = 0; k < c; k++) {
                     const float *from = image + k * plane + r * width, *add = result[k];
@@ -61,6 +65,7 @@ inline void feed_forward_backward(
         Packed spread(layer.contract, hidden, c, hidden, true);
         RowBuffer d(c, width), dgated(hidden, width), gated(hidden, width);
         floats transposed(width * ld);
+        const long nv = d.nv;
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < all.size(); i++) {
             const long offset = all[i].image * c * plane;
@@ -69,15 +74,18 @@ inline void feed_forward_backward(
                 const float* w = expansion.depthwise;
                 d.read(dout + offset + r * width, plane, c);
                 gemm(spread, d.matrix(), width, dgated[0], dgated.stride);
-                for (int k = 0; k < hidden; k++)
-                    for (long v = 0; v < d.nv; v++) {
-                        vec a = h.at(k, v, w + k * 9), b = h.at(k + hidden, v, w + (k + hidden) * 9);
-                        vec g = load(dgated[k] + v * LANES);
+                for (int k = 0; k < hidden; k++) {
+                    const Window first = h.window(k, w + k * 9), second = h.window(k + hidden, w + (k + hidden) * 9);
+                    const float* from = dgated[k];
+                    float *to = gated[k], *to_first = dz[k], *to_second = dz[k + hidden];
+                    for (long v = 0; v < nv; v++) {
+                        vec a = first.at(v), b = second.at(v), g = load(from + v * LANES);
                         Normal n = normal(a);
-                        store(gated[k] + v * LANES, a * n.cdf * b);
-                        store(dz[k] + v * LANES, g * b * (n.cdf + a * n.density));
-                        store(dz[k + hidden] + v * LANES, g * a * n.cdf);
+                        store(to + v * LANES, a * n.cdf * b);
+                        store(to_first + v * LANES, g * b * (n.cdf + a * n.density));
+                        store(to_second + v * LANES, g * a * n.cdf);
                     }
+                }
                 if (!inside) return;
                 transpose(d[0], d.stride, c, width, transposed.data(), ld);
                 outer_add(gated[0], gated.stride, hidden, width, transposed.data(), ld, c, contract_parts[i].data());

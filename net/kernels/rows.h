@@ -57,18 +57,31 @@ inline void norm_row(RowBuffer& x, int channels, const float* weight, const floa
     for (int c = 0; c < channels; c++) y.clear_tail(c);
 }
 
-// One vector of a 3x3 cross-correlation, from the rows above, at and below it.
-inline vec window(const float* up, const float* mid, const float* down, const float* w) {
-    vec s = w[0] * load(up - 1) + w[1] * load(up) + w[2] * load(up + 1);
-    s += w[3] * load(mid - 1) + w[4] * load(mid) + w[5] * load(mid + 1);
-    s += w[6] * load(down - 1) + w[7] * load(down) + w[8] * load(down + 1);
-    return s;
-}
+// A 3x3 cross-correlation over one channel, from the rows above, at and below. Pointers and weights are copies, so that
+// the compiler may keep them in registers while results are stored.
+struct Window {
+    const float *up, *mid, *down;
+    float w0, w1, w2, w3, w4, w5, w6, w7, w8;
+
+    vec at(long v) const {
+        const float *a = up + v * LANES, *b = mid + v * LANES, *c = down + v * LANES;
+        vec s = w0 * load(a - 1) + w1 * load(a) + w2 * load(a + 1);
+        s += w3 * load(b - 1) + w4 * load(b) + w5 * load(b + 1);
+        return s + (w6 * load(c - 1) + w7 * load(c) + w8 * load(c + 1));
+    }
+};
 
 struct Triple {  // three consecutive rows
     RowBuffer *up, *mid, *down;
-    vec at(int c, long v, const float* w) const {
-        return window((*up)[c] + v * LANES, (*mid)[c] + v * LANES, (*down)[c] + v * LANES, w);
+
+    Window window(int c, const float* w) const {
+        return {(*up)[c], (*mid)[c], (*down)[c], w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]};
+    }
+    // to = the cross-correlation of channel c along the row
+    void correlate(int c, const float* w, float* to) const {
+        const Window taps = window(c, w);
+        const long nv = mid->nv;
+        for (long v = 0; v < nv; v++) store(to + v * LANES, taps.at(v));
     }
 };
 
@@ -190,11 +203,11 @@ struct BackwardRows {
     void depthwise_grad(const Triple& h, RowBuffer& d) {
         for (int c = 0; c < layer.e; c++) {
             vec s[9] = {};
+            const float *from = d[c], *rows[3] = {(*h.up)[c], (*h.mid)[c], (*h.down)[c]};
             for (long v = 0; v < d.nv; v++) {
-                vec g = load(d[c] + v * LANES);
-                RowBuffer* rows[3] = {h.up, h.mid, h.down};
+                vec g = load(from + v * LANES);
                 for (int i = 0; i < 3; i++)
-                    for (int j = 0; j < 3; j++) s[i * 3 + j] += g * load((*rows[i])[c] + v * LANES + j - 1);
+                    for (int j = 0; j < 3; j++) s[i * 3 + j] += g * load(rows[i] + v * LANES + j - 1);
             }
             for (int t = 0; t < 9; t++) grad.depthwise[c * 9 + t] += sum_lanes(s[t]);
         }
@@ -203,7 +216,7 @@ struct BackwardRows {
     void contract_row(const float* image, long r, float* dx) {
         Triple d = dz.around(r);
         for (int c = 0; c < layer.e; c++) {
-            for (long v = 0; v < dh.nv; v++) store(dh[c] + v * LANES, d.at(c, v, &flipped[c * 9]));
+            d.correlate(c, &flipped[c * 9], dh[c]);
             dh.clear_tail(c);
         }
         transpose(y[r][0], y[r].stride, layer.c, forward.width, transposed.data(), ld);

@@ -23,6 +23,12 @@ inline vec load(const float* p) { return *(const unaligned_vec*)p; }
 inline void store(float* p, vec v) { *(unaligned_vec*)p = v; }
 inline vec splat(float x) { return x - vec{}; }
 
+inline float max_lanes(vec v) {
+    float m = v[0];
+    for (int i = 1; i < LANES; i++) m = v[i] > m ? v[i] : m;
+    return m;
+}
+
 inline float sum_lanes(vec v) {
     float s = 0;
     for (int i = 0; i < LANES; i++) s += v[i];
@@ -50,15 +56,15 @@ struct AlignedAllocator {
 };
 typedef std::vector<float, AlignedAllocator<float>> floats;
 
-// exp(x) for x <= 88: 2^n times a polynomial on [-ln2/2, ln2/2]; relative error below 2e-7. Below -87 it stays at
+// exp(x) for x <= 0: 2^n times a polynomial on [-ln2/2, ln2/2]; relative error below 2e-7. Below -87 it stays at
 // exp(-87), about 1e-38.
-inline vec exp_vec(vec x) {
+inline vec exp_negative(vec x) {
     const float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
     vec floor_at = splat(-87.0f);
     x = x < floor_at ? floor_at : x;
-    // Adding and subtracting 1.5 * 2^23 would round to an integer, but -Ofast may cancel the two: convert instead.
-    vec scaled = x * log2e;
-    veci n = __builtin_convertvector(scaled + (scaled < 0.0f ? splat(-0.5f) : splat(0.5f)), veci);
+    // Conversion cuts towards zero, so that for these x it rounds. (Adding and subtracting 1.5 * 2^23 would round
+    // too, but -Ofast may cancel the two.)
+    veci n = __builtin_convertvector(x * log2e - 0.5f, veci);
     vec nf = __builtin_convertvector(n, vec);
     vec r = x - nf * ln2_high;
     r = r - nf * ln2_low;
@@ -94,7 +100,7 @@ inline Normal normal(vec x) {
     p = p * t + 0.103030406f;
     p = p * t + 0.10301673f;
     p = p * t + 0.10375906f;
-    vec e = exp_vec(-0.5f * x * x);
+    vec e = exp_negative(-0.5f * x * x);
     vec tail = p * t * e;
     return {x < 0.0f ? tail : 1.0f - tail, 0.3989422804f * e};
 }

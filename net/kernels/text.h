@@ -77,26 +77,22 @@ struct HeadAttention {
 
     void compute(const TextShape& s, const QueriesAndKeys& qk, int head) {
         const int d = s.dim();
-        Packed query(&qk.q[(long)head * d * qk.ldq], s.queries, d, qk.ldq, true);
+        // A panel of queries at a time, so that its scores are still in the first-level cache when exp needs them.
+        std::vector<Packed> panels;
+        for (long l = 0; l < s.queries; l += PANEL)
+            panels.emplace_back(
+                &qk.q[(long)head * d * qk.ldq + l], (int)std::min<long>(PANEL, s.queries - l), d, qk.ldq, true
+            );
         std::vector<double> tops(blocks * s.queries), top(s.queries, -1e300), sum(s.queries);
         for (long b = 0; b < blocks; b++) {
-            const long t = b * BLOCK, n = std::min(BLOCK, s.tokens - t), whole = n / LANES;
-            gemm(query, Strided{&qk.k[(long)head * d * qk.ldk + t], qk.ldk}, n, &e[t], ld);
-            for (long l = 0; l < s.queries; l++) {
-                float* row = &e[l * ld + t];
-                float highest = row[0];
-                for (long i = 0; i < n; i++) highest = std::max(highest, row[i]);
-                vec total{};
-                for (long v = 0; v < whole; v++) {
-                    vec x = exp_vec(load(row + v * LANES) - highest);
-                    store(row + v * LANES, x);
-                    total += x;
+            const long t = b * BLOCK, n = std::min(BLOCK, s.tokens - t);
+            for (size_t p = 0; p < panels.size(); p++) {
+                float* rows = &e[p * PANEL * ld + t];
+                gemm(panels[p], Strided{&qk.k[(long)head * d * qk.ldk + t], qk.ldk}, n, rows, ld);
+                for (int i = 0; i < panels[p].m; i++) {
+                    const long at = b * s.queries + p * PANEL + i;
+                    tops[at] = exponentiate(rows + i * ld, n, weight[at]);
                 }
-                double block_sum = sum_lanes(total);
-                for (long i = whole * LANES; i < vectors(n) * LANES; i++)
-                    block_sum += row[i] = i < n ? std::exp(row[i] - highest) : 0.0f;
-                tops[b * s.queries + l] = highest;
-                weight[b * s.queries + l] = block_sum;
             }
         }
         for (long b = 0; b < blocks; b++)
@@ -107,6 +103,27 @@ struct HeadAttention {
         for (long b = 0; b < blocks; b++)
             for (long l = 0; l < s.queries; l++)
                 weight[b * s.queries + l] = std::exp(tops[b * s.queries + l] - top[l]) / sum[l];
+    }
+
+    // row = exp(row - its highest value), zero behind its n values; gives the highest, and the sum in `total`.
+    static float exponentiate(float* row, long n, double& total) {
+        const long whole = n / LANES, end = vectors(n) * LANES;
+        float highest = row[0];
+        for (long i = whole * LANES; i < n; i++) highest = std::max(highest, row[i]);
+        vec top = splat(highest), sum{};
+        for (long v = 0; v < whole; v++) {
+            vec x = load(row + v * LANES);
+            top = x > top ? x : top;
+        }
+        highest = max_lanes(top);
+        for (long v = 0; v < whole; v++) {
+            vec x = exp_negative(load(row + v * LANES) - highest);
+            store(row + v * LANES, x);
+            sum += x;
+        }
+        total = sum_lanes(sum);
+        for (long i = whole * LANES; i < end; i++) total += row[i] = i < n ? std::exp(row[i] - highest) : 0.0f;
+        return highest;
     }
 
     // mean over the queries -> mean[tokens]

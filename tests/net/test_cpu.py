@@ -56,6 +56,17 @@ def test_prelu(slope):
 
 
 @pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [32, 3])
+def test_merge(size, channels):
+    b, h, w = size
+    c = channels
+    images = random(b, c, h, w), random(b, c, h, w, seed=1)
+    second = random(c, c, 1, 1), random(c), np.array([0.25], np.float32)
+    third = random(c, 2 * c, 1, 1), random(c), np.array([-0.1], np.float32)
+    assert_same(cpu.merge, portable.merge, *images, *second, *third, tolerance=1e-4)
+
+
+@pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("dim", [32, 64])
 def test_transformer_block(size, dim, use_kernels):
     """Both halves of a block, of random norms and temperatures, with every one of its weights."""

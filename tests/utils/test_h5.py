@@ -76,6 +76,16 @@ def break_value(file):
     file["imageA"]["01"][0, 0, 0] = np.inf
 
 
+def break_name(file):
+    del file["imageB"]["01"]
+    file["imageB"][b"\xff\xfe"] = np.zeros((1, 4, 6), np.float32)
+
+
+def break_kind(file):
+    del file["imageA"]["01"]
+    file["imageA"].create_group("01")
+
+
 def break_type(file):
     del file["imageA"]["01"]
     file["imageA"]["01"] = np.zeros((1, 4, 6), np.uint8)
@@ -86,6 +96,8 @@ def break_type(file):
     [
         (break_group, "no group 'text'"),
         (break_key, "'01' is not in both"),
+        (break_name, "'01' is not in both"),
+        (break_kind, "imageA/01: cannot be read"),
         (break_shape, r"text/01: has shape \(1, 5, 768\)"),
         (break_size, r"01: image A is \(4, 6\), image B \(9, 9\)"),
         (break_value, "imageA/01: holds values that are not finite"),
@@ -109,6 +121,15 @@ def test_missing_damaged_and_empty_files_are_named(tmp_path):
     write_h5(tmp_path / "x.h5", [])
     with pytest.raises(UserError, match=r"x.h5: holds no sample"):
         H5Dataset(tmp_path / "x.h5")
+
+
+def test_damage_within_a_file_is_named(tmp_path):
+    """HDF5 marks the nodes of its index with SNOD, TREE and HEAP; each kind is overwritten in turn."""
+    content = write(tmp_path / "x.h5", 3).read_bytes()
+    for mark in (b"SNOD", b"TREE", b"HEAP"):
+        (tmp_path / "y.h5").write_bytes(content.replace(mark, b"XXXX"))
+        with pytest.raises(UserError, match=r"y.h5: (a damaged H5 file|no group)"):
+            H5Dataset(tmp_path / "y.h5")
 
 
 def names(loader: Loader) -> list[str]:
@@ -147,18 +168,22 @@ def test_sizes_that_differ_within_a_batch_are_named(tmp_path):
 
 
 def test_the_next_batch_is_read_while_this_one_is_used(tmp_path):
-    """Reading takes 20 ms a batch here, the consumer 40 ms: it waits for the first batch only."""
+    """The consumer holds batch 0 until batch 1 has been read; `waited` counts the 0.2 s that batch 0 takes."""
+    read = [threading.Event() for _ in range(3)]
 
-    class Slow(H5Dataset):
+    class Watched(H5Dataset):
         def __getitem__(self, index):
-            time.sleep(0.02)
+            time.sleep(0.2 if index == 0 else 0)
+            read[index].set()
             return super().__getitem__(index)
 
-    with Slow(write(tmp_path / "x.h5", 10)) as dataset:
+    with Watched(write(tmp_path / "x.h5", 3)) as dataset:
         loader = Loader(dataset, 1, shuffle=False, drop_last=True)
-        for _ in loader:
-            time.sleep(0.04)
-    assert loader.waited < 0.1
+        batches = iter(loader)
+        next(batches)
+        assert loader.waited > 0.15
+        assert read[1].wait(timeout=10)
+        assert [batch.names for batch in batches] == [("01",), ("02",)]
 
 
 def test_leaving_early_ends_the_reader(tmp_path):

@@ -42,6 +42,16 @@ def test_missing_and_undecodable_images_are_named(tmp_path):
             read_gray(tmp_path / "x.png")
 
 
+@pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
+def test_an_image_that_was_cut_short_is_refused_and_opencv_logs_nothing(tmp_path, suffix, capfd):
+    content = cv2.imencode(f".{suffix}", colour(60, 80))[1].tobytes()
+    (tmp_path / f"x.{suffix}").write_bytes(content[: len(content) * 9 // 10])
+    with pytest.raises(UserError, match=rf"x.{suffix}: cannot be decoded"):
+        read_gray(tmp_path / f"x.{suffix}")
+    # libpng may still print one line, which no setting reaches.
+    assert [line for line in capfd.readouterr().err.splitlines() if not line.startswith("libpng")] == []
+
+
 def test_training_size():
     """Landscape to 288x384; portrait and square to 384x288, then transposed."""
     wide = np.random.default_rng(0).random((30, 50), dtype=np.float32)

@@ -38,7 +38,7 @@ def test_wrong_features_are_named_with_what_was_expected(tmp_path, content):
         FeatureFiles().feature(pair(tmp_path / "x.npy"))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00garbage", b"text"])
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00garbage", b"text", b"PK\x03\x04text"])
 def test_missing_and_damaged_files_are_named(tmp_path, content):
     if content is not None:
         (tmp_path / "x.npy").write_bytes(content)
