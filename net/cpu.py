@@ -135,6 +135,99 @@ def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
     return _PReLU.apply(x, slope)
 
 
+class _DepthwiseConv3x3(jt.Function):
+    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
+        self.saved = x, weight
+        self.has_bias = bias is not None
+        (y,) = _call(
+            "parts.h",
+            (_CONV_SHAPE % "in1_shape0")
+            + f"depthwise_conv3x3(s, in0_p, in1_p, {'in2_p' if self.has_bias else 'nullptr'}, out0_p);",
+            (x, weight, bias) if self.has_bias else (x, weight),
+            [x.shape],
+        )
+        return y
+
+    def grad(self, dout: jt.Var) -> tuple[jt.Var | None, ...]:
+        x, weight = self.saved
+        (dx,) = _call(
+            "parts.h",
+            (_CONV_SHAPE % "in1_shape0") + "depthwise_conv3x3(s, in0_p, in1_p, nullptr, out0_p, true);",
+            (dout, weight),
+            [x.shape],
+        )
+        dweight, dbias = _call(
+            "parts.h",
+            (_CONV_SHAPE % "in1_shape1") + "depthwise_conv3x3_weights(s, in0_p, in1_p, out0_p, out1_p);",
+            (x, dout),
+            [weight.shape, weight.shape[:1]],
+        )
+        return dx, dweight, dbias if self.has_bias else None
+
+
+def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    return _DepthwiseConv3x3.apply(x, weight, bias)
+
+
+_GATE = "const long half = (long)in0_shape1 / 2 * in0_shape2 * in0_shape3;\n"
+
+
+class _GatedGelu(jt.Function):
+    def execute(self, x: jt.Var) -> jt.Var:
+        self.saved = x
+        batch, channels, height, width = x.shape
+        (y,) = _call(
+            "parts.h",
+            _GATE + "gated_gelu(in0_p, in0_shape0, half, out0_p);",
+            (x,),
+            [(batch, channels // 2, height, width)],
+        )
+        return y
+
+    def grad(self, dout: jt.Var) -> jt.Var:
+        (dx,) = _call(
+            "parts.h",
+            _GATE + "gated_gelu_backward(in0_p, in1_p, in0_shape0, half, out0_p);",
+            (self.saved, dout),
+            [self.saved.shape],
+        )
+        return dx
+
+
+def gated_gelu(x: jt.Var) -> jt.Var:
+    return _GatedGelu.apply(x)
+
+
+class _ChannelLayerNorm(jt.Function):
+    def execute(self, x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
+        self.saved = x, weight
+        self.has_bias = bias is not None
+        (y,) = _call(
+            "parts.h",
+            (_CONV_SHAPE % "in0_shape1")
+            + f"channel_layer_norm(s, in0_p, in1_p, {'in2_p' if self.has_bias else 'nullptr'}, out0_p);",
+            (x, weight, bias) if self.has_bias else (x, weight),
+            [x.shape],
+        )
+        return y
+
+    def grad(self, dout: jt.Var) -> tuple[jt.Var | None, ...]:
+        x, weight = self.saved
+        dx, dweight, dbias = _call(
+            "parts.h",
+            (_CONV_SHAPE % "in0_shape1")
+            + f"channel_layer_norm_backward(s, in0_p, in1_p, {'true' if self.has_bias else 'false'}, in2_p, out0_p, "
+            "out1_p, out2_p);",
+            (x, weight, dout),
+            [x.shape, weight.shape, weight.shape],
+        )
+        return dx, dweight, dbias if self.has_bias else None
+
+
+def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
+    return _ChannelLayerNorm.apply(x, weight, bias)
+
+
 _FEED_FORWARD = (
     "FeedForward layer{{(int)in0_shape1, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, in5_p};\n"
     "const long b = in0_shape0, h = in0_shape2, w = in0_shape3;\n"

@@ -40,8 +40,8 @@ merge = _fastest(portable.merge)
 pooled_text_attention = _fastest(portable.pooled_text_attention)
 nearest_resize = _fastest(portable.nearest_resize)
 
-depthwise_conv3x3 = portable.depthwise_conv3x3
-gated_gelu = portable.gated_gelu
-channel_layer_norm = portable.channel_layer_norm
+depthwise_conv3x3 = _fastest(portable.depthwise_conv3x3)
+gated_gelu = _fastest(portable.gated_gelu)
+channel_layer_norm = _fastest(portable.channel_layer_norm)
 channel_mixing = portable.channel_mixing
 l1_normalize = portable.l1_normalize

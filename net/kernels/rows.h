@@ -161,6 +161,21 @@ inline void write(const std::vector<double>& values, float* out) {
     for (size_t i = 0; i < values.size(); i++) out[i] = (float)values[i];
 }
 
+// Add one row's part of a window's gradient, sum over the row of d times the shifted input; returns the sum of d, whose
+// tail is zero.
+inline float depthwise_row_grad(const Triple& x, int channel, const float* d, long nv, double* dweight) {
+    const float* rows[3] = {(*x.up)[channel], (*x.mid)[channel], (*x.down)[channel]};
+    vec s[9] = {}, all{};
+    for (long v = 0; v < nv; v++) {
+        vec g = load(d + v * LANES);
+        all += g;
+        for (int i = 0; i < 3; i++)
+            for (int j = 0; j < 3; j++) s[i * 3 + j] += g * load(rows[i] + v * LANES + j - 1);
+    }
+    for (int t = 0; t < 9; t++) dweight[t] += sum_lanes(s[t]);
+    return sum_lanes(all);
+}
+
 struct BackwardRows {
     ForwardRows forward;
     const Expansion& layer;
@@ -201,16 +216,7 @@ struct BackwardRows {
     }
 
     void depthwise_grad(const Triple& h, RowBuffer& d) {
-        for (int c = 0; c < layer.e; c++) {
-            vec s[9] = {};
-            const float *from = d[c], *rows[3] = {(*h.up)[c], (*h.mid)[c], (*h.down)[c]};
-            for (long v = 0; v < d.nv; v++) {
-                vec g = load(from + v * LANES);
-                for (int i = 0; i < 3; i++)
-                    for (int j = 0; j < 3; j++) s[i * 3 + j] += g * load(rows[i] + v * LANES + j - 1);
-            }
-            for (int t = 0; t < 9; t++) grad.depthwise[c * 9 + t] += sum_lanes(s[t]);
-        }
+        for (int c = 0; c < layer.e; c++) depthwise_row_grad(h, c, d[c], d.nv, &grad.depthwise[c * 9]);
     }
 
     void contract_row(const float* image, long r, float* dx) {

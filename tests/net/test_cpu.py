@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.special import ndtr
 
 from net import cpu, portable, primitives
 from net.restormer import TransformerBlock
@@ -48,6 +49,38 @@ def test_pointwise_conv(size, channels, outputs):
 def test_conv3x3(size, channels, outputs):
     b, h, w = size
     assert_same(cpu.conv3x3, portable.conv3x3, random(b, channels, h, w), random(outputs, channels, 3, 3))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_depthwise_conv3x3(size):
+    b, h, w = size
+    inputs = random(b, 5, h, w), random(5, 1, 3, 3), random(5)
+    assert_same(cpu.depthwise_conv3x3, portable.depthwise_conv3x3, *inputs)
+    assert_same(cpu.depthwise_conv3x3, portable.depthwise_conv3x3, *inputs[:2])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_gated_gelu(size):
+    b, h, w = size
+    assert_same(cpu.gated_gelu, portable.gated_gelu, random(b, 6, h, w) * 3)
+
+
+def test_gelu_is_exact_in_its_tails():
+    """Against scipy in float64, from -12 to 12, where exp underflows: within 2e-7 of the largest value."""
+    x = np.linspace(-12, 12, 4001, dtype=np.float32)
+    inputs = jt.array(np.stack([x, np.ones_like(x)])[None, :, None])
+    exact = x.astype(np.float64) * ndtr(x.astype(np.float64))
+    assert np.abs(cpu.gated_gelu(inputs).numpy()[0, 0, 0] - exact).max() < 2e-7 * 12
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("channels", [32, 7])
+def test_channel_layer_norm(size, channels):
+    b, h, w = size
+    inputs = random(b, channels, h, w) + 1, random(channels), random(channels)
+    assert_same(cpu.channel_layer_norm, portable.channel_layer_norm, *inputs, tolerance=1e-4)
+    without_bias = (lambda x, weight, form=form: form.channel_layer_norm(x, weight, None) for form in (cpu, portable))
+    assert_same(*without_bias, *inputs[:2], tolerance=1e-4)
 
 
 @pytest.mark.parametrize("slope", [0.25, 0.0, -0.5])
