@@ -3,6 +3,8 @@
     python -m tools.benchmark inference            # a fused image: Jittor, ONNX Runtime, OpenVINO, PyTorch
     python -m tools.benchmark training             # a step: forward, backward, Adam
     python -m tools.benchmark sizes                # images of many sizes: does a new size cost anything?
+    python -m tools.benchmark loading              # how long does training wait for its data?
+    python -m tools.benchmark metrics              # twelve metrics of a pair, beside the plain formulas
 
 Machines are shared and noisy: only ratios of times taken in turn are worth something, and medians of those. Every
 contender is a process of its own, with the same number of threads, and shows its peak memory. Peers are extras
@@ -28,7 +30,7 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from utils.errors import UserError, run_command
+from utils.errors import run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 INFERENCE_SIZES = (STAGE_SIZE, (480, 640))
@@ -308,6 +310,57 @@ def new_sizes(threads: int, count: int) -> None:
     print(f"kernels compiled for {count} new sizes: {kernels() - before}")
 
 
+def waiting_for_data(threads: int, steps: int) -> None:
+    """Train some steps from an H5 file as train.py does, and print which part of the time was spent waiting for data."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    from net.Film import Net
+    from utils.h5 import H5Dataset, Loader, Sample, write_h5
+    from utils.jittor_env import jt, use_device
+    from utils.losses import fusion_loss
+    from utils.optim import Adam
+
+    use_device("cpu")
+    net = Net()
+    optimizer = Adam(dict(net.named_parameters()), 1e-5)
+    a, b, text = random_inputs(1, *STAGE_SIZE)
+    samples = (Sample(f"{i}", a[0], b[0], text[0]) for i in range(TRAINING_BATCH * (steps + 1)))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.h5"
+        write_h5(path, samples)
+        with H5Dataset(path) as dataset:
+            loader = Loader(dataset, TRAINING_BATCH, shuffle=True, drop_last=True)
+            started = time.perf_counter()
+            for batch in tqdm(loader, desc="loading", unit="step"):
+                inputs = [jt.array(x) for x in (batch.image_a, batch.image_b, batch.text)]
+                optimizer.step(fusion_loss(*inputs[:2], net(*inputs)).total)
+                jt.sync_all(True)
+            seconds = time.perf_counter() - started
+    print(f"\nwaited for data {loader.waited:.3f} s of {seconds:.1f} s: {loader.waited / seconds:.2%}")
+
+
+def metrics_of_a_pair(rounds: int) -> None:
+    """Time the metrics of one 480x640 pair on one core, beside the plain formulas."""
+    import cv2
+
+    from tools import plain_metrics
+    from utils import metrics
+
+    cv2.setNumThreads(1)
+    rng = np.random.default_rng(0)
+    images = [cv2.GaussianBlur(rng.random((480, 640)), (0, 0), 2) for _ in range(3)]
+    images = [np.round((x - x.min()) / np.ptp(x) * 255) for x in images]
+    print(f"{'':<14}{'ms':>9}{'plain ms':>11}{'ratio':>8}   medians of {rounds} rounds in turn, 480x640, one core")
+    for name in ("viff", "qabf", "evaluate_pair"):
+        times: dict[object, list[float]] = {metrics: [], plain_metrics: []}
+        for _ in range(rounds + 1):
+            for module, seconds in times.items():
+                started = time.perf_counter()
+                getattr(module, name)(*images)
+                seconds.append(time.perf_counter() - started)
+        fast, plain = (median(seconds[1:]) * 1e3 for seconds in times.values())
+        print(f"{name:<14}{fast:>9.1f}{plain:>11.1f}{plain / fast:>8.1f}")
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Time FILM beside other ways to run it.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -319,6 +372,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     sizes = commands.add_parser("sizes", help="does an image of a new size cost anything?")
     sizes.add_argument("--threads", type=int, default=os.cpu_count())
     sizes.add_argument("--count", type=int, default=20, help="how many sizes")
+    loading = commands.add_parser("loading", help="how long does training wait for its data?")
+    loading.add_argument("--threads", type=int, default=os.cpu_count())
+    loading.add_argument("--steps", type=int, default=8, help="training steps")
+    metrics = commands.add_parser("metrics", help="the metrics of a pair beside the plain formulas")
+    metrics.add_argument("--rounds", type=int, default=5)
     worker = commands.add_parser("worker")
     worker.add_argument("case")
     worker.add_argument("name")
@@ -337,8 +395,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             compare("inference", args.only, size, args.threads, args.rounds, together=True)
     elif args.command == "training":
         compare("training", args.only, STAGE_SIZE, args.threads, args.rounds, together=False)
-    else:
-        raise UserError(f"{args.command}: unknown")
+    elif args.command == "loading":
+        waiting_for_data(args.threads, args.steps)
+    elif args.command == "metrics":
+        metrics_of_a_pair(args.rounds)
 
 
 if __name__ == "__main__":

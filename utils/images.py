@@ -16,23 +16,42 @@ def read_gray(path: Path | str) -> np.ndarray:
     """Read an image file in colour and turn it to gray: float32 (H, W), whole numbers in 0..255.
 
     In this order, because the last bit depends on it: decoded to 8-bit BGR, float32, OpenCV's BGR to gray, rounded.
+    So 16 bits a channel become 8 (the upper ones), alpha is passed over, and a camera's orientation is followed.
 
     Raises:
         UserError: the file is missing, or OpenCV cannot decode it.
     """
+    image = _decode(path, cv2.IMREAD_ANYCOLOR)
+    if image.ndim == 2:
+        # A gray file; the weights of the three equal channels it would become add up to 1, and rounding restores it.
+        return image.astype(np.float32)
+    gray = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_BGR2GRAY)
+    return np.round(gray, out=gray)
+
+
+def read_bgr(path: Path | str) -> np.ndarray:
+    """Read an image file in colour: uint8 (H, W, 3), BGR; three equal channels where the file is gray.
+
+    Raises:
+        UserError: the file is missing, or OpenCV cannot decode it.
+    """
+    return _decode(path, cv2.IMREAD_COLOR)
+
+
+def _decode(path: Path | str, flags: int) -> np.ndarray:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such image")
-    # OpenCV logs several lines about a bad file; the one error below is enough.
+    # OpenCV prints lines of its own about a bad file; the error below is to be the only one.
     cv2.setLogLevel(0)
     # imdecode, not imread: imread takes a JPEG that was cut short, and fills the rest with gray.
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
     except (cv2.error, OSError):
         image = None
     if image is None:
-        raise UserError(f"{path}: cannot be decoded; a png, jpg, bmp or tif image was expected")
-    return np.round(cv2.cvtColor(image.astype(np.float32), cv2.COLOR_BGR2GRAY))
+        raise UserError(f"{path}: cannot be decoded; a png, jpg, bmp or tif image of 8 or 16 bits was expected")
+    return image
 
 
 def to_training_size(image: np.ndarray) -> np.ndarray:

@@ -6,7 +6,10 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from typing import TypeVar
+
+import numpy as np
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -25,9 +28,11 @@ def map_ahead(
 
     Args:
         function: may be called from several threads at once.
-        threads: how many; by default one for each core that this process may use.
+        threads: how many; by default one more than the cores that this process may use, because a thread that waits
+            for the interpreter should not leave a core idle.
     """
-    threads = threads or len(os.sched_getaffinity(0))
+    keep_freed_memory()
+    threads = threads or len(os.sched_getaffinity(0)) + 1
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
@@ -39,3 +44,14 @@ def map_ahead(
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep freed memory, up to 64 MiB, instead of returning it to the system at each free.
+
+    Work on images goes through many arrays of a few MB. By glibc's defaults each of them costs a page fault for every
+    4 KiB, and threads wait for each other in those. To free one block just below 32 MiB lifts the limits as far as
+    they go (mallopt(3), M_MMAP_THRESHOLD); elsewhere it does nothing.
+    """
+    np.empty((32 << 20) - (1 << 16), np.uint8)
