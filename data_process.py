@@ -9,18 +9,21 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.captions import CAPTIONERS, Captioner, write_captions
 from utils.datasets import MODES, TASKS, Pair
-from utils.errors import UserError, run_command
+from utils.encoders import FAMILIES, text_features
+from utils.errors import run_command
 from utils.h5 import Sample, write_h5
-from utils.images import read_gray, to_training_size
+from utils.images import read_gray, require_one_size, to_training_size
 from utils.layouts import add_source_options, find_source
 from utils.parallel import map_ahead
-from utils.text import FeatureFiles, TextFeatures
+from utils.text import TextFeatures
 
 SIZES = ("small", "original")
 
@@ -44,6 +47,20 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
     add_source_options(parser)
+    add = parser.add_argument_group("text").add_argument
+    add(
+        "--text_encoder",
+        metavar="ENCODER",
+        default="auto",
+        help=f"what turns paragraphs into features: {', '.join(FAMILIES)} (blip2: the paper's), a name on the hub, or "
+        "a folder that holds an encoder of width 768; npy: ready features; auto: these where there are any, else bert",
+    )
+    add(
+        "--caption",
+        metavar="MODEL",
+        help="first write a paragraph for each pair that has none, from captions of its images, for a person to edit: "
+        f"{', '.join(CAPTIONERS)}, a name on the hub, or a folder that holds a BLIP captioning model",
+    )
     return parser
 
 
@@ -54,9 +71,7 @@ def read_sample(pair: Pair, features: TextFeatures, resize: bool) -> Sample:
         UserError: a file is missing or unreadable, or the two images differ in size.
     """
     a, b = read_gray(pair.image_a), read_gray(pair.image_b)
-    if a.shape != b.shape:
-        sizes = " and ".join("x".join(map(str, image.shape)) for image in (a, b))
-        raise UserError(f"{pair.image_a}: a pair of different sizes, {sizes}, with {pair.image_b}")
+    require_one_size(a, b, pair.image_a, pair.image_b)
     if resize:
         a, b = to_training_size(a), to_training_size(b)
     a, b = a / np.float32(255), b / np.float32(255)
@@ -67,12 +82,17 @@ def data_process(args: argparse.Namespace) -> None:
     """Write the H5 file that the options ask for.
 
     Raises:
-        UserError: names the list, image or feature that is missing or wrong; no H5 file is left then.
+        UserError: names the list, image, text or feature that is missing or wrong; no H5 file is left then.
     """
     source = find_source(args, args.mode)
     print(source.found)
     resize = args.mode == "train" and args.size == "small" and TASKS[source.task].resized
-    features = FeatureFiles()
+    if args.caption:
+        written = write_captions(source.pairs, source.task, partial(Captioner, args.caption))
+        drafts = f" ({written[0]}, ...); they are drafts: edit them, and run this again" if written else ""
+        print(f"captions: {len(written)} written{drafts}")
+    features = text_features(args.text_encoder, source.pairs)
+    print(features.prepare(source.pairs))
     path = args.out / f"{source.dataset}_{args.mode}.h5"
     samples = map_ahead(lambda pair: read_sample(pair, features, resize), source.pairs)
     with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(source.pairs), unit="pair") as progress:

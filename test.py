@@ -2,7 +2,7 @@
 
     python test.py --task IVF --dataset MSRS --ckpt_path models/IVF.pth
 
-The fused images go to test_output/<dataset>/Gray/<name>.png, the metrics table to the screen.
+The fused images go to test_output/<dataset>/Gray/<name>.png, the metrics table to the screen. --color adds RGB/.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets import TASKS
+from utils.colour import write_coloured
+from utils.datasets import TASKS, Pair
 from utils.errors import UserError, run_command
+from utils.fusion import checkpoint_path, fuse, load_net
 from utils.h5 import H5Dataset, Loader, Sample
 from utils.images import read_gray, stretch_to_uint8, write_png
+from utils.layouts import add_source_options, find_source
+from utils.parallel import map_ahead
+
+if TYPE_CHECKING:
+    from net.Film import Net
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -35,30 +43,59 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--h5_dir", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files of data_process.py")
     add("--out_dir", type=Path, default=Path("test_output"), help="folder for the fused images")
     add("--contact_sheet", action="store_true", help="also draw one page of A | B | fused with names and metrics")
+    add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: the fused luma, the sources' chroma")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    add_source_options(parser, "where the coloured images are (for --color)")
     return parser
 
 
-def fuse_dataset(net: object, dataset: H5Dataset, folder: Path) -> None:
+def fuse_dataset(net: Net, dataset: H5Dataset, folder: Path) -> None:
     """Write the fused image of every pair to `folder`/<name>.png, and say how fast it went.
 
     The first image is timed apart: kernels are compiled with it. No later image compiles, whatever its size.
     """
-    from utils.jittor_env import jt
-
     seconds: list[float] = []
-    with jt.no_grad():
-        for batch in tqdm(Loader(dataset, 1, shuffle=False, drop_last=False), desc="fuse", unit="image"):
-            started = time.perf_counter()
-            inputs = (jt.array(array) for array in (batch.image_a, batch.image_b, batch.text))
-            fused = net(*inputs).numpy()[0, 0]
-            seconds.append(time.perf_counter() - started)
-            if not np.isfinite(fused).all():
-                raise UserError(f"{dataset.path}: {batch.names[0]}: the fused image is not finite")
-            write_png(folder / f"{batch.names[0]}.png", stretch_to_uint8(fused))
+    for batch in tqdm(Loader(dataset, 1, shuffle=False, drop_last=False), desc="fuse", unit="image"):
+        (name,) = batch.names
+        started = time.perf_counter()
+        try:
+            fused = fuse(net, batch.image_a, batch.image_b, batch.text)
+        except UserError as error:
+            raise UserError(f"{dataset.path}: {name}: {error}") from error
+        seconds.append(time.perf_counter() - started)
+        write_png(folder / f"{name}.png", stretch_to_uint8(fused))
     print(f"first image, kernels compiled or loaded: {seconds[0]:.2f} s")
     if len(seconds) > 1:
         print(f"the other {len(seconds) - 1}: {1 / fmean(seconds[1:]):.2f} images/s ({fmean(seconds[1:]):.3f} s each)")
+
+
+def image_files(dataset: H5Dataset, pairs: Sequence[Pair]) -> dict[str, Pair]:
+    """The image files of every sample, by name.
+
+    Raises:
+        UserError: there are none for one of them.
+    """
+    files = {pair.name: pair for pair in pairs}
+    if missing := [name for name in dataset.names if name not in files]:
+        raise UserError(
+            f"{dataset.path}: no image files of {missing[0]!r}, whose colours --color needs; name the right ones by "
+            "--root, --raw, or --dir_a and --dir_b"
+        )
+    return {name: files[name] for name in dataset.names}
+
+
+def colour_dataset(pairs: Mapping[str, Pair], folder: Path) -> Path:
+    """Write the fused images of `folder` with the colours of their sources to RGB/ beside it, and return its path."""
+    rgb = folder.parent / "RGB"
+
+    def write(name: str) -> bool:
+        gray, pair = read_gray(folder / f"{name}.png").astype(np.uint8), pairs[name]
+        return write_coloured(rgb / f"{name}.png", gray, pair.image_a, pair.image_b)
+
+    coloured = sum(tqdm(map_ahead(write, pairs), desc="colour", total=len(pairs), unit="image"))
+    if coloured < len(pairs):
+        print(f"no colour in the sources of {len(pairs) - coloured} of {len(pairs)} pairs: their RGB images are gray")
+    return rgb
 
 
 def gray_sources(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
@@ -105,23 +142,19 @@ def test(args: argparse.Namespace) -> None:
     Raises:
         UserError: data or weights that are missing or do not fit.
     """
-    path = args.ckpt_path or Path("models") / f"{args.task}.pth"
     with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5") as dataset:
-        if not path.is_file():
-            raise UserError(f"{path}: no such checkpoint; name one with --ckpt_path (train.py writes .pkl files)")
-        from net.Film import Net
-        from utils.checkpoint import load_weights, read_checkpoint, weights_of
+        pairs = image_files(dataset, find_source(args, "test").pairs) if args.color else {}
+        path = checkpoint_path(args.ckpt_path, args.task)
         from utils.evaluation import mean_row
         from utils.jittor_env import use_device
         from utils.metrics import format_table
 
         print(use_device(args.device))
-        net = Net()
-        load_weights(net, weights_of(read_checkpoint(path), path), path)
-        net.eval()
         folder = args.out_dir / args.dataset / "Gray"
-        fuse_dataset(net, dataset, folder)
+        fuse_dataset(load_net(path), dataset, folder)
         print(f"fused images: {folder}")
+        if args.color:
+            print(f"in colour: {colour_dataset(pairs, folder)}")
         values = evaluate_dataset(dataset, folder)
         if args.contact_sheet:
             print(f"contact sheet: {contact_sheet(dataset, folder, values, f'{args.dataset}, {path.name}')}")

@@ -311,7 +311,7 @@ def new_sizes(threads: int, count: int) -> None:
 
 
 def waiting_for_data(threads: int, steps: int) -> None:
-    """Train some steps from an H5 file as train.py does, and print which part of the time was spent waiting for data."""
+    """Train some steps from an H5 file as train.py does, and print which part of the time was spent waiting."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from net.Film import Net
     from utils.h5 import H5Dataset, Loader, Sample, write_h5

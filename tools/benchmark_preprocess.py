@@ -3,7 +3,8 @@
     python -m tools.benchmark_preprocess
 
 Both are commands that write the same H5 file from the same pairs of 480x640 with ready features, timed in turn, each
-with its start. Machines are shared and noisy: what counts is the median of the ratios of neighbours in time.
+with its start. Machines are shared: what counts is the median of the ratios of neighbours in time, and that only where
+the share of the processor that others took meanwhile, which is measured too, is small.
 """
 
 from __future__ import annotations
@@ -35,20 +36,22 @@ DISTINCT = 8
 
 @dataclass(frozen=True)
 class Run:
-    """Seconds and peak memory (bytes) of one command."""
+    """Seconds, peak memory (bytes) and the share of the machine's cores that others took meanwhile, of one command."""
 
     seconds: float
     peak: int
+    others: float
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Medians over the rounds: plain over ours in time, pairs a second of each, and our peak memory (bytes)."""
+    """A data set of `count` pairs in VLFDataset's layout: PNGs about as large as those of MSRS, and features."""
 
     ratio: float
     plain_rate: float
     our_rate: float
     our_peak: int
+    others: float
 
 
 def make_pairs(root: Path, count: int) -> None:
@@ -88,9 +91,17 @@ def plain(root: Path, path: Path) -> None:
                 group.create_dataset(name, data=array)
 
 
+def busy_and_total() -> tuple[float, float]:
+    """Seconds that all cores of the machine have worked, and that have gone by on them, since it started (proc(5))."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    per_second = os.sysconf("SC_CLK_TCK")
+    return (sum(ticks) - ticks[3] - ticks[4]) / per_second, sum(ticks) / per_second
+
+
 def timed(command: Sequence[str], cores: int) -> Run:
     """Run a Python command of this project on so many cores."""
     arguments = [sys.executable, *command]
+    busy, total = busy_and_total()
     started = time.perf_counter()
     child = os.fork()
     if child == 0:
@@ -102,10 +113,12 @@ def timed(command: Sequence[str], cores: int) -> Run:
     _, status, usage = os.wait4(child, 0)
     if status != 0:
         raise UserError(f"{' '.join(arguments)}: failed")
-    return Run(time.perf_counter() - started, usage.ru_maxrss * 1024)
+    seconds = time.perf_counter() - started
+    busy, total = (after - before for after, before in zip(busy_and_total(), (busy, total), strict=True))
+    return Run(seconds, usage.ru_maxrss * 1024, max(0.0, busy - usage.ru_utime - usage.ru_stime) / total)
 
 
-def measure(pairs: int = 200, rounds: int = 7, cores: int | None = None) -> Measured:
+def measure(pairs: int = 300, rounds: int = 7, cores: int | None = None) -> Measured:
     """Time both commands in turn on the same cores.
 
     Args:
@@ -137,6 +150,7 @@ def measure(pairs: int = 200, rounds: int = 7, cores: int | None = None) -> Meas
         median(plain.seconds / ours.seconds for plain, ours in runs),
         *(pairs / median(run[which].seconds for run in runs) for which in (0, 1)),
         max(ours.peak for _, ours in runs),
+        median(run.others for pair in runs for run in pair),
     )
 
 
@@ -150,20 +164,20 @@ def _check_equal(ours: Path, theirs: Path) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Time data_process.py beside a plain formulation of it.")
-    parser.add_argument("--pairs", type=int, default=200, help="pairs of 480x640 (default: 200)")
+    parser.add_argument("--pairs", type=int, default=300, help="pairs of 480x640 (default: 300)")
     parser.add_argument("--rounds", type=int, default=7, help="runs of each command (default: 7)")
     parser.add_argument("--plain", nargs=2, type=Path, metavar=("ROOT", "H5"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     if args.plain:
         plain(*args.plain)
         return
-    print(f"load average at the start: {os.getloadavg()[0]:.1f}")
     all_cores = len(os.sched_getaffinity(0))
     for cores in sorted({1, 2, all_cores} & set(range(1, all_cores + 1))):
         result = measure(args.pairs, args.rounds, cores)
         print(
             f"{cores} cores: {result.ratio:.2f} times the plain rate ({result.our_rate:.0f} and "
-            f"{result.plain_rate:.0f} pairs/s), peak {result.our_peak / 1e6:.0f} MB for {args.pairs} pairs"
+            f"{result.plain_rate:.0f} pairs/s), peak {result.our_peak / 1e6:.0f} MB for {args.pairs} pairs; "
+            f"others took {result.others:.0%} of the processor"
         )
 
 

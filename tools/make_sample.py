@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -28,9 +28,10 @@ from tqdm import tqdm
 # Run as a file, Python puts tools/ on its path, not the project.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from net.shapes import TEXT_SHAPE
+from utils.encoders import TextEncoder
 from utils.errors import UserError, run_command
 from utils.files import atomic_path
+from utils.text import read_paragraph
 
 DATASET = "Sample"
 Image = NDArray[np.float64]  # (h, w) or (h, w, 3) RGB, 0..1
@@ -480,61 +481,23 @@ def read_paragraphs(root: Path) -> dict[tuple[str, str], str]:
     """The paragraph of each (task, pair name), from `root`/Text.
 
     Raises:
-        UserError: one is missing or empty.
+        UserError: one is missing, empty or not UTF-8.
     """
     paragraphs = {}
     for name, task in TASKS.items():
         for pair in task.pairs:
-            path = root / "Text" / name / DATASET / f"{pair.name}.txt"
-            text = path.read_text(encoding="utf-8").strip() if path.is_file() else ""
-            if not text:
-                raise UserError(f"{path}: expected one English paragraph about the pair; write it first")
-            paragraphs[name, pair.name] = text
+            paragraphs[name, pair.name] = read_paragraph(root / "Text" / name / DATASET / f"{pair.name}.txt")
     return paragraphs
 
 
-class TextEncoder:
-    """A pretrained text encoder of width 768 in a local folder, as transformers saves one."""
-
-    def __init__(self, folder: Path) -> None:
-        """Load it.
-
-        Raises:
-            UserError: the folder holds no encoder, or one of another width.
-        """
-        expected = f"{folder}: expected a text encoder of width {TEXT_SHAPE[1]} as transformers saves it"
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{expected}; there is no config.json")
-        # Imported here: only this option needs it, and it takes seconds.
-        from transformers import AutoModel, AutoTokenizer
-
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-            self._model = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-        except (OSError, ValueError) as error:
-            raise UserError(f"{expected}; it cannot be loaded ({str(error).splitlines()[0]})") from error
-        if self._model.config.hidden_size != TEXT_SHAPE[1]:
-            raise UserError(f"{expected}; its width is {self._model.config.hidden_size}")
-
-    def __call__(self, paragraph: str) -> NDArray[np.float32]:
-        """The last hidden state (1, 149, 768) of a paragraph padded or cut to 149 tokens (film.md, section 4)."""
-        import torch
-
-        tokens = self._tokenizer(
-            paragraph, padding="max_length", max_length=TEXT_SHAPE[0], truncation=True, return_tensors="pt"
-        )
-        with torch.inference_mode():
-            output = self._model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
-        return output.last_hidden_state.float().numpy()
-
-
 def write_features(
-    root: Path, paragraphs: dict[tuple[str, str], str], encode: Callable[[str], NDArray[np.float32]]
+    root: Path, paragraphs: dict[tuple[str, str], str], encode: Callable[[list[str]], Iterable[NDArray[np.float32]]]
 ) -> None:
     """Write the feature of the paragraph of each (task, pair name) under `root`/TextFeature."""
-    for (task, name), paragraph in tqdm(paragraphs.items(), desc="text features", unit="pair"):
+    features = tqdm(encode(list(paragraphs.values())), total=len(paragraphs), desc="text features", unit="pair")
+    for (task, name), feature in zip(paragraphs, features, strict=True):
         with atomic_path(root / "TextFeature" / task / DATASET / f"{name}.npy") as temporary:
-            np.save(temporary, encode(paragraph))
+            np.save(temporary, feature)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -545,9 +508,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument(
         "--encoder",
-        type=Path,
-        metavar="DIR",
-        help="a folder with a pretrained text encoder of width 768, as transformers saves one; with it the text "
+        metavar="ENCODER",
+        help="a pretrained text encoder of width 768, as data_process.py --text_encoder takes one; with it the text "
         "features are made anew from the paragraphs in ROOT/Text, without it they stay as they are",
     )
     args = parser.parse_args(argv)
@@ -556,9 +518,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     # Whatever may be amiss shows before the first file is written.
     paragraphs = read_paragraphs(args.root)
-    encode = TextEncoder(args.encoder)
+    encoder = TextEncoder(args.encoder)
     write_images(args.root)
-    write_features(args.root, paragraphs, encode)
+    write_features(args.root, paragraphs, lambda texts: encoder.encode(encoder.tokenize(texts)))
 
 
 if __name__ == "__main__":

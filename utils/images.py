@@ -54,6 +54,23 @@ def _decode(path: Path | str, flags: int) -> np.ndarray:
     return image
 
 
+def require_one_size(a: np.ndarray, b: np.ndarray, image_a: Path, image_b: Path, way_out: str = "") -> None:
+    """Refuse a pair of images, read from `image_a` and `image_b`, whose sizes differ.
+
+    Raises:
+        UserError: they do; it ends with the `way_out`.
+    """
+    if a.shape != b.shape:
+        sizes = " and ".join("x".join(map(str, image.shape)) for image in (a, b))
+        raise UserError(f"{image_a}: a pair of different sizes, {sizes}, with {image_b}{way_out}")
+
+
+def to_one_size(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Bring the smaller of two images (H, W), by its number of pixels, to the size of the larger, bilinear."""
+    height, width = max(a, b, key=np.size).shape
+    return cv2.resize(a, (width, height)), cv2.resize(b, (width, height))
+
+
 def to_training_size(image: np.ndarray) -> np.ndarray:
     """Bring a float32 image (H, W) to the 288x384 of training, bilinear.
 

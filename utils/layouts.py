@@ -17,8 +17,6 @@ from utils.datasets import IMAGE_SUFFIXES, TASKS, ImageFolder, Pair, find_pairs,
 from utils.errors import UserError
 
 SPLITS = Path(__file__).resolve().parent / "splits"
-# Deep enough for TNO within a folder of downloads; it also ends circles of links.
-MAX_DEPTH = 5
 NAMES_SHOWN = 5
 DEFAULT_TASK, DEFAULT_DATASET = "IVF", "MSRS"
 
@@ -75,9 +73,9 @@ class Selection:
     found: str
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """The options that `find_source` takes, but for task, dataset and mode."""
-    add = parser.add_argument_group("where the images are").add_argument
+def add_source_options(parser: argparse.ArgumentParser, title: str = "where the images are") -> None:
+    """The options that `find_source` takes, but for task, dataset and mode, under a title of their own."""
+    add = parser.add_argument_group(title).add_argument
     add("--root", type=Path, default=Path("VLFDataset"), help="folder that holds Image, Text and TextFeature")
     add("--raw", type=Path, metavar="DIR", help="a data set as it was downloaded instead; its layout is detected")
     add("--dir_a", type=Path, metavar="DIR", help="or any two folders: images A (IR, MRI, over-exposed, near focus)")
@@ -155,11 +153,12 @@ def find_raw(
     for name in chosen:
         key = names[name]
         image_a, image_b = (_only(side[key], name) for side in (found.a, found.b))
-        pairs.append(_pair(name, image_a, image_b, (folder / key.prefix, folder), root, layout.task, title))
+        pairs.append(pair_of(name, image_a, image_b, (folder / key.prefix, folder), root, layout.task, title))
     first = pairs[0]
     example = f"A {first.image_a.relative_to(folder)}, B {first.image_b.relative_to(folder)}"
-    lines = [f"{folder}: {title}, {TASKS[layout.task].title}: {example}, ..."]
-    return Selection(layout.task, title, pairs, "\n".join([*lines, *_counts(pairs, mode, how, found.a, found.b)]))
+    alone = len(set(found.a) ^ set(found.b))
+    lines = [f"{folder}: {title}, {TASKS[layout.task].title}: {example}, ...", *_counts(pairs, mode, how, alone)]
+    return Selection(layout.task, title, pairs, "\n".join(lines))
 
 
 def find_folders(
@@ -179,16 +178,39 @@ def find_folders(
     Raises:
         UserError: a folder or list is missing, no name is in both, or a name stands for several files.
     """
-    a, b = ImageFolder(dir_a), ImageFolder(dir_b)
+    images = match_folders(dir_a, dir_b)
     base = dir_a.resolve().parent
     task, dataset = task or DEFAULT_TASK, dataset or base.name
+    chosen, how = _split(images, base, mode, list_path)
+    pairs = [pair_of(name, *images[name], (base,), root, task, dataset) for name in chosen]
+    alone = sum(len(ImageFolder(folder).files) - len(images) for folder in (dir_a, dir_b))
+    lines = [f"{dir_a} and {dir_b}: {dataset}, {TASKS[task].title}", *_counts(pairs, mode, how, alone)]
+    return Selection(task, dataset, pairs, "\n".join(lines))
+
+
+def match_folders(dir_a: Path, dir_b: Path) -> dict[str, tuple[Path, Path]]:
+    """The images of one name in two folders, whatever their suffixes, in alphabetical order.
+
+    Raises:
+        UserError: a folder is missing, no name is in both, or a name stands for several files.
+    """
+    a, b = ImageFolder(dir_a), ImageFolder(dir_b)
     names = sorted(set(a.files) & set(b.files))
     if not names:
         raise UserError(f"{dir_a}: no image has a partner of the same name in {dir_b}")
-    chosen, how = _split(names, base, mode, list_path)
-    pairs = [_pair(name, a.find(name), b.find(name), (base,), root, task, dataset) for name in chosen]
-    lines = [f"{dir_a} and {dir_b}: {dataset}, {TASKS[task].title}"]
-    return Selection(task, dataset, pairs, "\n".join([*lines, *_counts(pairs, mode, how, a.files, b.files)]))
+    return {name: (a.find(name), b.find(name)) for name in names}
+
+
+def pair_of(
+    name: str, image_a: Path, image_b: Path, beside: Iterable[Path], root: Path, task: str, dataset: str
+) -> Pair:
+    """A pair with its text and feature: the files in Text/ and TextFeature/ of the folders `beside`, else in `root`."""
+    files = []
+    for kind, suffix in (("Text", ".txt"), ("TextFeature", ".npy")):
+        own = [folder / kind / f"{name}{suffix}" for folder in beside]
+        in_root = root / kind / task / dataset / f"{name}{suffix}"
+        files.append(next((path for path in own if path.is_file()), in_root))
+    return Pair(name, image_a, image_b, *files)
 
 
 @dataclass(frozen=True)
@@ -210,10 +232,10 @@ class _Found:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    """All images in `folder` and below, also behind links."""
+    """All images in `folder` and below, also behind links, but not round in circles of links."""
     for parent, children, files in os.walk(folder, followlinks=True):
-        if len(Path(parent).relative_to(folder).parts) >= MAX_DEPTH:
-            children.clear()
+        above = Path(parent).resolve()
+        children[:] = [child for child in children if not above.is_relative_to(Path(parent, child).resolve())]
         yield from (Path(parent, file) for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES)
 
 
@@ -293,20 +315,8 @@ def _only(paths: list[Path], name: str) -> Path:
     return paths[0]
 
 
-def _pair(name: str, image_a: Path, image_b: Path, beside: Iterable[Path], root: Path, task: str, dataset: str) -> Pair:
-    """A pair with its text and feature: the files in Text/ and TextFeature/ of the folders `beside`, else in `root`."""
-    files = []
-    for kind, suffix in (("Text", ".txt"), ("TextFeature", ".npy")):
-        theirs = [folder / kind / f"{name}{suffix}" for folder in beside]
-        files.append(
-            next((path for path in theirs if path.is_file()), root / kind / task / dataset / f"{name}{suffix}")
-        )
-    return Pair(name, image_a, image_b, *files)
-
-
-def _counts(pairs: list[Pair], mode: str, how: str, all_a: Iterable[object], all_b: Iterable[object]) -> list[str]:
+def _counts(pairs: list[Pair], mode: str, how: str, alone: int) -> list[str]:
     """How many pairs there are for `mode` and why, how many images had no partner, and what text there is."""
-    alone = len(set(all_a) ^ set(all_b))
     texts, features = (sum(getattr(pair, kind).is_file() for pair in pairs) for kind in ("text", "feature"))
     return [
         f"{mode}: {len(pairs)} pairs ({how})" + (f"; {alone} images without a partner left out" if alone else ""),

@@ -1,7 +1,8 @@
-"""Text features: float32 (1, 149, 768), one for each pair."""
+"""Paragraphs of text, and their features: float32 (1, 149, 768), one for each pair."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,12 +18,32 @@ FEATURE_SHAPE = (1, *TEXT_SHAPE)
 class TextFeatures(Protocol):
     """Where the text features of pairs come from."""
 
+    def prepare(self, pairs: Sequence[Pair]) -> str:
+        """Make the features of these pairs ready, all at once; says in a line or two what was done.
+
+        To be called before `feature`. A `UserError` where a feature cannot be had.
+        """
+
     def feature(self, pair: Pair) -> np.ndarray:
-        """The feature of a pair, float32 (1, 149, 768), finite; a `UserError` where it cannot be had."""
+        """The feature of a pair, float32 (1, 149, 768), finite. May be called from several threads at once."""
 
 
 class FeatureFiles:
     """Ready features: the TextFeature/ files of the data set."""
+
+    def prepare(self, pairs: Sequence[Pair]) -> str:
+        """See that each pair has a feature file; they are read one by one.
+
+        Raises:
+            UserError: names the first that is missing.
+        """
+        missing = [pair.feature for pair in pairs if not pair.feature.is_file()]
+        if missing:
+            raise UserError(
+                f"{missing[0]}: no such text feature, {len(missing)} of {len(pairs)} are missing; a float32 .npy of "
+                f"shape {FEATURE_SHAPE} was expected (--text_encoder bert encodes paragraphs instead)"
+            )
+        return f"text features: {len(pairs)} ready ones, {pairs[0].feature.parent}"
 
     def feature(self, pair: Pair) -> np.ndarray:
         """Read the feature file of a pair.
@@ -45,3 +66,25 @@ class FeatureFiles:
         if not np.isfinite(feature).all():
             raise UserError(f"{path}: holds values that are not finite; {expected}")
         return feature
+
+
+def read_paragraph(path: Path) -> str:
+    """The text of a UTF-8 file, with or without a byte-order mark, and no white space around it.
+
+    Raises:
+        UserError: the file is missing, empty, or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig").strip()
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{path}: no such text; write an English paragraph about the pair there (data_process.py --caption blip "
+            "writes a first draft)"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 (byte {error.start + 1}); save the paragraph as UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not text:
+        raise UserError(f"{path}: is empty; an English paragraph about the pair was expected")
+    return text

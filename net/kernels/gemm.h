@@ -128,11 +128,41 @@ inline void outer_add(const float* a, long lda, int m, long p, const float* b, l
     }
 }
 
-// B (p, ldb) = the transpose of A (m rows of p values, stride lda); columns m..ldb become zero.
-inline void transpose(const float* a, long lda, int m, long p, float* b, long ldb) {
+// A square of LANES rows and columns, transposed in registers: rows exchange halves, then quarters, and so on.
+inline void transpose_square(const float* a, long lda, float* b, long ldb) {
+    vec rows[LANES];
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) rows[i] = load(a + i * lda);
+#pragma GCC unroll 4
+    for (int s = LANES / 2; s > 0; s /= 2) {
+        veci low, high;
+#pragma GCC unroll 16
+        for (int l = 0; l < LANES; l++) {
+            low[l] = l & s ? LANES + l - s : l;
+            high[l] = l & s ? LANES + l : l + s;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < LANES; i++)
+            if (!(i & s)) {
+                vec x = rows[i], y = rows[i + s];
+                rows[i] = __builtin_shuffle(x, y, low);
+                rows[i + s] = __builtin_shuffle(x, y, high);
+            }
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < LANES; i++) store(b + i * ldb, rows[i]);
+}
+
+// B (p rows, stride ldb) = the transpose of A (m rows of p values, stride lda); columns m..vectors(m) of B become zero
+// if `pad`, which needs ldb to hold them.
+inline void transpose(const float* a, long lda, long m, long p, float* b, long ldb, bool pad = true) {
+    const long whole_m = m / LANES * LANES, whole_p = p / LANES * LANES;
+    for (long j = 0; j < whole_p; j += LANES)
+        for (long i = 0; i < whole_m; i += LANES) transpose_square(a + i * lda + j, lda, b + j * ldb + i, ldb);
     for (long j = 0; j < p; j++) {
-        for (int i = 0; i < m; i++) b[j * ldb + i] = a[i * lda + j];
-        for (int i = m; i < ldb; i++) b[j * ldb + i] = 0.0f;
+        for (long i = j < whole_p ? whole_m : 0; i < m; i++) b[j * ldb + i] = a[i * lda + j];
+        if (pad)
+            for (long i = m; i < vectors(m) * LANES; i++) b[j * ldb + i] = 0.0f;
     }
 }
 

@@ -21,18 +21,11 @@ struct TextWeights {
 // Tokens handled at a time: their keys for one head and their scores fit the second-level cache.
 constexpr long BLOCK = 512;
 
-// to (n, m) = the transpose of from (m rows of n values), in small squares, which stay in the first-level cache.
-inline void transpose_blocked(const float* from, long ld_from, long m, long n, float* to, long ld_to) {
-    for (long i = 0; i < m; i += 16)
-        for (long j = 0; j < n; j += 16)
-            for (long k = j; k < std::min(n, j + 16); k++)
-                for (long l = i; l < std::min(m, i + 16); l++) to[k * ld_to + l] = from[l * ld_from + k];
-}
-
 // What one image's attention needs of the whole: scaled queries and keys, transposed (channels in rows).
 struct QueriesAndKeys {
     long ldq, ldk;
-    floats q, k;  // (width, ldq), (width, ldk)
+    floats q;        // (width, ldq)
+    unset_floats k;  // (width, ldk)
 
     QueriesAndKeys(const TextShape& s)
         : ldq(vectors(s.queries) * LANES), ldk((vectors(s.tokens) | 1) * LANES), q(s.width * ldq), k(s.width * ldk) {}
@@ -43,7 +36,7 @@ struct QueriesAndKeys {
         const int e = s.width;
         const float scale = 1.0f / std::sqrt((float)s.dim());
         floats turned(e * ldq);
-        transpose_blocked(text, e, s.queries, e, turned.data(), ldq);
+        transpose(text, e, s.queries, e, turned.data(), ldq);
         Packed query(w.query(e), e, e, e), key(w.key(e), e, e, e);
         gemm(query, Strided{turned.data(), ldq}, s.queries, q.data(), ldq, false, w.in_bias);
         for (int i = 0; i < e; i++)
@@ -55,9 +48,7 @@ struct QueriesAndKeys {
 #pragma omp for schedule(static)
             for (long t = 0; t < s.tokens; t += BLOCK) {
                 long n = std::min(BLOCK, s.tokens - t);
-                transpose_blocked(tokens + t * e, e, n, e, block.data(), ld);
-                // In whole vectors: the last block may reach into the zeros behind the row, no further.
-                for (int i = 0; i < e; i++) std::fill(&block[i * ld + n], &block[i * ld + vectors(n) * LANES], 0.0f);
+                transpose(tokens + t * e, e, n, e, block.data(), ld);
                 gemm(key, Strided{block.data(), ld}, n, &k[t], ldk);
             }
         }
@@ -68,11 +59,11 @@ struct QueriesAndKeys {
 // it a probability.
 struct HeadAttention {
     long blocks, ld;
-    floats e;                    // (queries, ld)
+    unset_floats e;              // (queries, ld)
     std::vector<double> weight;  // (blocks, queries)
 
     HeadAttention(const TextShape& s)
-        : blocks((s.tokens + BLOCK - 1) / BLOCK), ld((vectors(s.tokens) | 1) * LANES), e((s.queries + PANEL) * ld),
+        : blocks((s.tokens + BLOCK - 1) / BLOCK), ld((vectors(s.tokens) | 1) * LANES), e(s.queries * ld),
           weight(blocks * s.queries) {}
 
     void compute(const TextShape& s, const QueriesAndKeys& qk, int head) {
@@ -222,7 +213,7 @@ inline void pooled_text_attention_backward(
 #pragma omp for schedule(static)
             for (long t = 0; t < s.tokens; t += BLOCK) {
                 long n = std::min(BLOCK, s.tokens - t);
-                transpose_blocked(image_tokens + t * e, e, n, e, block.data(), ld);
+                transpose(image_tokens + t * e, e, n, e, block.data(), ld);
                 gemm(by_head, Strided{block.data(), ld}, n, part.data(), ld);
                 for (int h = 0; h < s.heads; h++) std::memcpy(&dmean[h * ldm + t], &part[h * ld], n * sizeof(float));
             }
@@ -265,7 +256,7 @@ inline void pooled_text_attention_backward(
                 for (long l = 0; l < s.queries; l++)
                     for (int i = 0; i < d; i++) dq[(h * d + i) * qk.ldq + l] = (float)dq_head[l * d + i] * scale;
                 Packed query(&qk.q[(long)h * d * qk.ldq], d, s.queries, qk.ldq);
-                gemm(query, Strided{attention.e.data(), attention.ld}, s.tokens, &dk[(long)h * d * qk.ldk], qk.ldk);
+                gemm(query, Strided{attention.e.data, attention.ld}, s.tokens, &dk[(long)h * d * qk.ldk], qk.ldk);
             }
         }
         Pooled pooled(s, w, image_tokens, mean, ldm);
@@ -291,7 +282,7 @@ inline void pooled_text_attention_backward(
                 long n = std::min(BLOCK, s.tokens - t);
                 gemm(key_back, Strided{&dk[t], qk.ldk}, n, block.data(), ld);
                 gemm(pooled_back, Strided{&mean[t], ldm}, n, block.data(), ld, true);
-                transpose_blocked(block.data(), ld, e, n, dtokens + t * e, e);
+                transpose(block.data(), ld, e, n, dtokens + t * e, e, false);
                 outer_add(&dk[t], qk.ldk, e, n, image_tokens + t * e, e, e, part.data());
             }
         }
@@ -301,7 +292,7 @@ inline void pooled_text_attention_backward(
         // Back to the text: dtext = Wq^T dq, a matrix of text positions.
         floats dtext(e * qk.ldq);
         gemm(Packed(w.query(e), e, e, e, true), Strided{dq.data(), qk.ldq}, s.queries, dtext.data(), qk.ldq);
-        transpose_blocked(dtext.data(), qk.ldq, e, s.queries, grads.text + b * s.queries * e, e);
+        transpose(dtext.data(), qk.ldq, e, s.queries, grads.text + b * s.queries * e, e, false);
         outer_add(dq.data(), qk.ldq, e, s.queries, image_text, e, e, in_weight.data());
         for (int j = 0; j < e; j++)
             for (long l = 0; l < s.queries; l++) in_bias[j] += dq[j * qk.ldq + l];

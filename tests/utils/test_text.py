@@ -7,7 +7,7 @@ import pytest
 
 from utils.datasets import Pair
 from utils.errors import UserError
-from utils.text import FEATURE_SHAPE, FeatureFiles
+from utils.text import FEATURE_SHAPE, FeatureFiles, read_paragraph
 
 
 def pair(path: Path) -> Pair:
@@ -38,9 +38,53 @@ def test_wrong_features_are_named_with_what_was_expected(tmp_path, content):
         FeatureFiles().feature(pair(tmp_path / "x.npy"))
 
 
-@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00garbage", b"text", b"PK\x03\x04text"])
+@pytest.mark.parametrize("content", [None, b"", b"\x93NUMPY\x01\x00garbage", b"text"])
 def test_missing_and_damaged_files_are_named(tmp_path, content):
     if content is not None:
         (tmp_path / "x.npy").write_bytes(content)
     with pytest.raises(UserError, match=r"x.npy: .*\(1, 149, 768\)"):
         FeatureFiles().feature(pair(tmp_path / "x.npy"))
+
+
+def test_missing_features_show_before_the_first_is_read(tmp_path):
+    pairs = [pair(tmp_path / f"{name}.npy") for name in "abc"]
+    (tmp_path / "a.npy").touch()
+    with pytest.raises(UserError, match=r"b.npy: no such text feature, 2 of 3 are missing; .*--text_encoder bert"):
+        FeatureFiles().prepare(pairs)
+    assert "1 ready" in FeatureFiles().prepare(pairs[:1])
+
+
+@pytest.mark.parametrize(
+    ("content", "text"),
+    [
+        (b"A man.\n", "A man."),
+        (b"\xef\xbb\xbf\r\n A man.\r\n", "A man."),
+        (b"A man.\nA dog.", "A man.\nA dog."),
+        ("Ein Mann, 一个人".encode(), "Ein Mann, 一个人"),
+    ],
+)
+def test_a_paragraph_is_read_without_what_editors_put_around_it(tmp_path, content, text):
+    (tmp_path / "x.txt").write_bytes(content)
+    assert read_paragraph(tmp_path / "x.txt") == text
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (None, "no such text; .*--caption"),
+        (b"", "is empty"),
+        (b"\xef\xbb\xbf \n\t", "is empty"),
+        (b"A caf\xe9.", r"is not UTF-8 \(byte 6\)"),
+        ("A man.".encode("utf-16"), r"is not UTF-8 \(byte 1\)"),
+    ],
+)
+def test_bad_paragraphs_are_named(tmp_path, content, problem):
+    if content is not None:
+        (tmp_path / "x.txt").write_bytes(content)
+    with pytest.raises(UserError, match=f"x.txt: {problem}"):
+        read_paragraph(tmp_path / "x.txt")
+
+
+def test_a_folder_in_place_of_a_paragraph_is_named(tmp_path):
+    with pytest.raises(UserError, match="cannot be read"):
+        read_paragraph(tmp_path)

@@ -1,0 +1,178 @@
+"""Fuse a pair of your own images, or two folders of them, with trained weights.
+
+    python fuse.py ir.png vi.png -o fused.png --text "A man walks past a parked car at night, ..."
+    python fuse.py infrared/ visible/ -o fused/ --color
+
+A is the infrared image (MRI, over-exposed, near focus), B the visible one (CT/PET/SPECT, under-exposed, far focus).
+
+The text is --text, --text_file or --text_feature, for all pairs; else what lies beside the images as Text/<name>.txt or
+TextFeature/<name>.npy; else a neutral sentence, and a line says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.colour import write_coloured
+from utils.datasets import TASKS, Pair
+from utils.encoders import EncodedText
+from utils.errors import UserError, run_command
+from utils.fusion import checkpoint_path, fuse, load_net
+from utils.images import read_gray, require_one_size, stretch_to_uint8, to_one_size, write_png
+from utils.layouts import match_folders, pair_of
+from utils.parallel import map_ahead
+from utils.text import FeatureFiles, read_paragraph
+
+NEUTRAL = "Two images of the same scene, to be fused into one: {}."
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pair and where its results go."""
+
+    pair: Pair
+    gray: Path
+    rgb: Path
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("a", type=Path, metavar="A", help="image A, or a folder of images")
+    add("b", type=Path, metavar="B", help="image B, or a folder of images under the same names")
+    add(
+        *("-o", "--out"),
+        type=Path,
+        help="a .png file (in colour beside it: <name>_RGB.png); for two folders a folder, which gets Gray/ and RGB/ "
+        "(default: <name of A>_fused.png; fused/)",
+    )
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument("--text", help="an English paragraph that describes both images")
+    text.add_argument("--text_file", type=Path, metavar="F", help="a UTF-8 file that holds it")
+    text.add_argument("--text_feature", type=Path, metavar="F.npy", help="its ready feature, float32 (1, 149, 768)")
+    add("--text_encoder", help="as in data_process.py; that of the training (default: ready features, else bert)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="chooses the default checkpoint (default: IVF)")
+    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
+    add("--color", action="store_true", help="also write the picture in colour: the fused luma, the sources' chroma")
+    add("--resize", action="store_true", help="bring the smaller image of a pair to the size of the larger")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
+    return parser
+
+
+def find_jobs(a: Path, b: Path, out: Path | None, task: str) -> list[Job]:
+    """The pairs that two files or two folders make, and where their results go.
+
+    Raises:
+        UserError: one is a file and the other a folder, no names match, or `out` is no .png file.
+    """
+    if a.is_dir() != b.is_dir():
+        raise UserError(f"{a}, {b}: two images or two folders of images were expected, not one of each")
+
+    def pair(name: str, image_a: Path, image_b: Path) -> Pair:
+        folder = image_a.resolve().parent
+        return pair_of(name, image_a, image_b, (folder.parent, folder), Path("VLFDataset"), task, folder.parent.name)
+
+    if a.is_dir():
+        out = out or Path("fused")
+        return [
+            Job(pair(name, *images), out / "Gray" / f"{name}.png", out / "RGB" / f"{name}.png")
+            for name, images in match_folders(a, b).items()
+        ]
+    out = out or Path(f"{a.stem}_fused.png")
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise UserError(f"{out}: the name of a .png file was expected")
+    return [Job(pair(a.stem, a, b), out, out.with_name(f"{out.stem}_RGB.png"))]
+
+
+def read_images(pair: Pair, resize: bool) -> tuple[np.ndarray, np.ndarray]:
+    """The gray images of a pair, float32 (H, W) in 0..1.
+
+    Raises:
+        UserError: an image cannot be read, or they differ in size and `resize` is not set.
+    """
+    a, b = read_gray(pair.image_a), read_gray(pair.image_b)
+    if resize:
+        a, b = to_one_size(a, b)
+    require_one_size(a, b, pair.image_a, pair.image_b, "; --resize brings the smaller to the size of the larger")
+    return a / np.float32(255), b / np.float32(255)
+
+
+def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pair], np.ndarray]:
+    """What gives the text feature of a pair, float32 (1, 149, 768); prints where they come from.
+
+    Raises:
+        UserError: a text or feature is missing or no good, or the encoder is not to be had.
+    """
+    given = args.text is not None or args.text_file is not None
+    encoder = args.text_encoder or "auto"
+    if args.text_feature:
+        return lambda pair: FeatureFiles().feature(replace(pair, feature=args.text_feature))
+    if not given and (encoder == "npy" or (encoder == "auto" and any(pair.feature.is_file() for pair in pairs))):
+        files = FeatureFiles()
+        print(files.prepare(pairs))
+        return files.feature
+    if encoder == "npy":
+        raise UserError("--text_encoder npy: encodes no text; name another encoder, or give --text_feature")
+
+    if given:
+        text = read_paragraph(args.text_file) if args.text_file else args.text.strip()
+        if not text:
+            raise UserError("--text: is empty; an English paragraph about the pair was expected")
+        texts = {pair.name: text for pair in pairs}
+    else:
+        neutral = NEUTRAL.format(TASKS[args.task].title)
+        texts = {pair.name: read_paragraph(pair.text) if pair.text.is_file() else neutral for pair in pairs}
+        if without := sum(not pair.text.is_file() for pair in pairs):
+            print(
+                f"no text for {without} of {len(pairs)} pairs: the neutral sentence {neutral!r} is used; --text or "
+                "--text_file describes them, or Text/<name>.txt beside the images"
+            )
+    encoded = EncodedText("bert" if encoder == "auto" else encoder)
+    print(encoded.prepare_texts(texts))
+    return lambda pair: encoded.feature_of(pair.name)
+
+
+def fuse_files(args: argparse.Namespace) -> None:
+    """Fuse as the options say.
+
+    Raises:
+        UserError: images, text or weights that are missing or do not fit.
+    """
+    path = checkpoint_path(args.ckpt_path, args.task)
+    jobs = find_jobs(args.a, args.b, args.out, args.task)
+    if len(jobs) == 1:
+        # Before the minutes that a text encoder's download may take.
+        read_images(jobs[0].pair, args.resize)
+    feature = features_of([job.pair for job in jobs], args)
+
+    from utils.jittor_env import use_device
+
+    print(use_device(args.device))
+    net = load_net(path)
+    images = map_ahead(lambda job: read_images(job.pair, args.resize), jobs)
+    gray_only = 0
+    for job, (a, b) in zip(tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1), images, strict=True):
+        fused = stretch_to_uint8(fuse(net, a[None, None], b[None, None], feature(job.pair)))
+        write_png(job.gray, fused)
+        if args.color:
+            gray_only += not write_coloured(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize)
+
+    if gray_only:
+        print(f"no colour in the sources of {gray_only} of {len(jobs)} pairs: their RGB images are gray")
+    written = [jobs[0].gray, jobs[0].rgb] if len(jobs) == 1 else [jobs[0].gray.parent, jobs[0].rgb.parent]
+    print("fused: " + " and ".join(map(str, written[: 2 if args.color else 1])))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    fuse_files(get_args_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

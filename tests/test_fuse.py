@@ -1,0 +1,201 @@
+"""fuse.py and --color as commands: what they write, which text they take, and what they refuse."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from net.shapes import TEXT_SHAPE
+from utils.colour import colourise
+from utils.images import read_bgr
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = (48, 64)
+
+
+def run(script: str, *arguments: object, cwd: Path | None = None, **environment: str):
+    command = [sys.executable, str(ROOT / script), *map(str, arguments)]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"} | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=cwd, env=environment)
+
+
+def failure(done: subprocess.CompletedProcess[str]) -> str:
+    """The last line of a command that failed as it should."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stderr.replace("\r", "\n").strip().splitlines()[-1]
+
+
+def write(path: Path, image: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+    return path
+
+
+def picture(seed: int, size: tuple[int, int] = SIZE, channels: int = 3) -> np.ndarray:
+    noise = np.random.default_rng(seed).random((*size, channels))
+    smooth = cv2.GaussianBlur(noise, (0, 0), 3)
+    return cv2.normalize(smooth, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8).reshape(*size, channels)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """Weights, two folders of two pairs (gray and in colour, one name with spaces and dots), features beside them."""
+    from net.Film import Net
+    from utils.checkpoint import save_checkpoint, weights_of_net
+    from utils.jittor_env import jt
+
+    folder = tmp_path_factory.mktemp("fuse")
+    jt.set_global_seed(0)
+    save_checkpoint(folder / "net.pkl", {"model": weights_of_net(Net())})
+    (folder / "TextFeature").mkdir()
+    for seed, name in enumerate(["夜 1.5", "x"]):
+        write(folder / "IR" / f"{name}.png", picture(seed, channels=1))
+        write(folder / "VI" / f"{name}.bmp", picture(seed + 10))
+        feature = np.random.default_rng(seed).standard_normal((1, *TEXT_SHAPE)).astype(np.float32)
+        np.save(folder / "TextFeature" / f"{name}.npy", feature)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory) -> Path:
+    """A BERT of width 768, small and random, with its vocabulary."""
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("encoder")
+    (folder / "vocab.txt").write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "man", "and", "car"])
+    )
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    config = BertConfig(vocab_size=9, num_hidden_layers=1, intermediate_size=8, max_position_embeddings=160)
+    BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def gray_of(path: Path) -> np.ndarray:
+    return cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+@pytest.fixture(scope="module")
+def tested(place) -> Path:
+    """What data_process.py and test.py, with and without --color, make of the two folders."""
+    folders = ("--dir_a", place / "IR", "--dir_b", place / "VI")
+    done = run("data_process.py", *folders, "--dataset", "Set", "--mode", "test", "--out", place / "h5")
+    assert done.returncode == 0, done.stderr
+    assert "test: 2 pairs" in done.stdout
+    for out, options in (("plain", ()), ("colour", ("--color", *folders))):
+        done = run(
+            *("test.py", "--dataset", "Set", "--ckpt_path", place / "net.pkl", "--h5_dir", place / "h5"),
+            *("--out_dir", place / out, *options),
+        )
+        assert done.returncode == 0, done.stderr
+    return place
+
+
+def test_colour_in_test_leaves_the_gray_images_as_they_are(tested):
+    assert not (tested / "plain" / "Set" / "RGB").exists()
+    for name in ("夜 1.5", "x"):
+        gray = tested / "plain" / "Set" / "Gray" / f"{name}.png"
+        assert gray.read_bytes() == (tested / "colour" / "Set" / "Gray" / f"{name}.png").read_bytes()
+        expected = colourise(gray_of(gray), *(read_bgr(tested / p) for p in (f"IR/{name}.png", f"VI/{name}.bmp")))
+        np.testing.assert_array_equal(gray_of(tested / "colour" / "Set" / "RGB" / f"{name}.png"), expected)
+
+
+def test_two_folders_give_what_test_gives(tested):
+    """The features lie beside the images."""
+    done = run("fuse.py", "IR", "VI", "-o", "out", "--ckpt_path", "net.pkl", "--color", cwd=tested)
+    assert done.returncode == 0, done.stderr
+    assert "fused: out/Gray and out/RGB" in done.stdout
+    for kind in ("Gray", "RGB"):
+        for name in ("夜 1.5.png", "x.png"):
+            assert (tested / "out" / kind / name).read_bytes() == (tested / "colour" / "Set" / kind / name).read_bytes()
+
+
+def test_one_pair(tested):
+    """By default beside nothing but the person: <name of A>_fused.png where they are."""
+    arguments = (tested / "IR" / "x.png", tested / "VI" / "x.bmp", "--ckpt_path", tested / "net.pkl")
+    (tested / "here").mkdir()
+    done = run("fuse.py", *arguments, cwd=tested / "here")
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tested / "here").iterdir()] == ["x_fused.png"]
+    gray = (tested / "plain" / "Set" / "Gray" / "x.png").read_bytes()
+    assert (tested / "here" / "x_fused.png").read_bytes() == gray
+
+
+def test_a_text_is_encoded(place, encoder, tmp_path):
+    """The paragraph beside the images, the same from a file, and for the pair without one a neutral sentence."""
+    options = ("--ckpt_path", place / "net.pkl", "--text_encoder", encoder)
+    for seed, name in enumerate("pq"):
+        for folder in "ab":
+            write(tmp_path / folder / f"{name}.png", picture(10 * seed + ord(folder)))
+    (tmp_path / "Text").mkdir()
+    (tmp_path / "Text" / "p.txt").write_text("A man and a car", encoding="utf-8-sig")
+    neutral = "Two images of the same scene, to be fused into one: infrared-visible."
+    for arguments, said in (
+        (("a", "b", "-o", "out"), f"no text for 1 of 2 pairs: the neutral sentence '{neutral}' is used"),
+        (("a/p.png", "b/p.png", "-o", "p.png", "--text_file", "Text/p.txt"), "1 texts"),
+        (("a/q.png", "b/q.png", "-o", "q.png", "--text", neutral), "1 texts"),
+    ):
+        done = run("fuse.py", *arguments, *options, cwd=tmp_path, FILM_CACHE=str(tmp_path / "cache"))
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+    for name in ("p.png", "q.png"):
+        assert (tmp_path / name).read_bytes() == (tmp_path / "out" / "Gray" / name).read_bytes()
+
+
+def test_sizes_that_differ(place, tmp_path):
+    """The smaller image is brought to the size of the larger; a gray pair in colour is gray, and said to be."""
+    a, b = write(tmp_path / "a.png", picture(1, (40, 50), 1)), write(tmp_path / "b.png", picture(2, (60, 72), 1))
+    feature = place / "TextFeature" / "x.npy"
+    arguments = ("fuse.py", a, b, "-o", tmp_path / "f.png", "--ckpt_path", place / "net.pkl", "--text_feature", feature)
+    line = failure(run(*arguments))
+    assert "a.png: a pair of different sizes, 40x50 and 60x72, with" in line
+    assert line.endswith("--resize brings the smaller to the size of the larger")
+    assert not (tmp_path / "f.png").exists()
+    done = run(*arguments, "--resize", "--color")
+    assert done.returncode == 0, done.stderr
+    assert gray_of(tmp_path / "f.png").shape == (60, 72)
+    assert gray_of(tmp_path / "f_RGB.png").shape == (60, 72, 3)
+    assert "no colour in the sources of 1 of 1 pairs" in done.stdout
+
+
+def test_wrong_input_is_one_line(place, tmp_path):
+    a, b, weights = place / "IR" / "x.png", place / "VI" / "x.bmp", ("--ckpt_path", place / "net.pkl")
+    out = ("-o", tmp_path / "out.png")
+    (tmp_path / "empty.txt").write_text(" \n")
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
+    for arguments, message in (
+        ((a, b, *out), "models/IVF.pth: no such checkpoint; name one with --ckpt_path"),
+        ((a, b, *out, "--task", "MEF"), "models/MEF.pth: no such checkpoint"),
+        ((a, tmp_path / "gone.png", *out, *weights), "gone.png: no such image"),
+        ((a, place / "VI", *out, *weights), "two images or two folders of images were expected"),
+        ((place / "IR", tmp_path, *weights), "no image has a partner of the same name"),
+        ((a, b, "-o", "out.tif", *weights), "out.tif: the name of a .png file was expected"),
+        ((a, b, *out, *weights, "--text", " "), "--text: is empty"),
+        ((a, b, *out, *weights, "--text_file", tmp_path / "empty.txt"), "empty.txt: is empty"),
+        ((a, b, *out, *weights, "--text_file", tmp_path / "latin.txt"), "latin.txt: is not UTF-8"),
+        ((a, b, *out, *weights, "--text", "x", "--text_encoder", "npy"), "--text_encoder npy: encodes no text"),
+        ((a, b, *out, *weights, "--text", "x", "--text_file", "y"), "not allowed with argument"),
+        ((a, b, *out, *weights, "--text_feature", tmp_path / "gone.npy"), "gone.npy: no such text feature"),
+    ):
+        assert message in failure(run("fuse.py", *arguments, cwd=tmp_path)), message
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "latin.txt"]
+
+
+def test_colour_in_test_names_what_is_missing(tested, tmp_path):
+    (tmp_path / "IR").mkdir()
+    (tmp_path / "VI").mkdir()
+    for folder, suffix in (("IR", "png"), ("VI", "bmp")):
+        (tmp_path / folder / f"x.{suffix}").write_bytes((tested / folder / f"x.{suffix}").read_bytes())
+    arguments = ("test.py", "--dataset", "Set", "--ckpt_path", tested / "net.pkl", "--h5_dir", tested / "h5", "--color")
+    arguments = (*arguments, "--out_dir", tmp_path / "out")
+    line = failure(run(*arguments, "--dir_a", tmp_path / "IR", "--dir_b", tmp_path / "VI"))
+    assert "Set_test.h5: no image files of '夜 1.5', whose colours --color needs" in line
+    assert "either --raw, or both --dir_a and --dir_b" in failure(run(*arguments, "--dir_a", tmp_path / "IR"))
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,241 @@
+"""Data sets as downloaded: which files make a pair, which pairs a mode takes, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from utils.datasets import read_list
+from utils.errors import UserError
+from utils.layouts import SPLITS, Selection, find_folders, find_raw
+
+
+def touch(folder: Path, *paths: str) -> Path:
+    for path in paths:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(b"")
+    return folder
+
+
+def raw(folder: Path, mode: str = "test", **options: object) -> Selection:
+    return find_raw(folder, mode, folder / "VLFDataset", **options)
+
+
+def pairs_of(selection: Selection, folder: Path) -> dict[str, tuple[str, str]]:
+    """name -> the two images, from the folder on."""
+    return {
+        pair.name: tuple(path.relative_to(folder).as_posix() for path in (pair.image_a, pair.image_b))
+        for pair in selection.pairs
+    }
+
+
+# folder -> (files, task, data set, the test pairs); the layouts of issue 3, and of the downloads themselves
+CASES = {
+    "MSRS-main": (
+        ["train/ir/1D.png", "train/vi/1D.png", "test/ir/2N.png", "test/vi/2N.png", "test/Segmentation_labels/2N.png"],
+        ("IVF", "MSRS", {"2N": ("test/ir/2N.png", "test/vi/2N.png")}),
+    ),
+    "RoadScene-master": (
+        [
+            *("cropinfrared/FLIR_00006.jpg", "crop_LR_visible/FLIR_00006.jpg", "crop_HR_visible/FLIR_00006.jpg"),
+            *("cropinfrared/FLIR_00211.jpg", "crop_LR_visible/FLIR_00211.jpg"),
+        ],
+        (
+            "IVF",
+            "RoadScene",
+            {"FLIR_00211": ("cropinfrared/FLIR_00211.jpg", "crop_LR_visible/FLIR_00211.jpg")},
+        ),
+    ),
+    "M3FD_Fusion": (
+        ["Ir/00000.png", "Vis/00000.png"],
+        ("IVF", "M3FD", {"00000": ("Ir/00000.png", "Vis/00000.png")}),
+    ),
+    "IV_images": (
+        ["IR1.png", "VIS1.png", "IR2.png"],
+        ("IVF", "TNO", {"1": ("IR1.png", "VIS1.png")}),
+    ),
+    "LytroDataset": (
+        ["lytro-01-A.jpg", "lytro-01-B.jpg"],
+        ("MFF", "Lytro", {"lytro-01": ("lytro-01-A.jpg", "lytro-01-B.jpg")}),
+    ),
+    "MRI_CT": (["MRI/3.png", "CT/3.png"], ("MIF", "Harvard", {"3": ("MRI/3.png", "CT/3.png")})),
+    "MRI_PET": (["MRI/3.png", "PET/3.png"], ("MIF", "Harvard", {"3": ("MRI/3.png", "PET/3.png")})),
+    "SPECT-MRI": (["MRI/3.png", "SPECT/3.png"], ("MIF", "Harvard", {"3": ("MRI/3.png", "SPECT/3.png")})),
+    "exposures": (
+        ["OVER/door.jpg", "UNDER/door.jpg"],
+        ("MEF", "exposures", {"door": ("OVER/door.jpg", "UNDER/door.jpg")}),
+    ),
+    "my street": (
+        ["infrared/a.b 图.png", "Visible/a.b 图.jpg"],
+        ("IVF", "my street", {"a.b 图": ("infrared/a.b 图.png", "Visible/a.b 图.jpg")}),
+    ),
+    "foci": (["near/x.tif", "far/x.tif"], ("MFF", "foci", {"x": ("near/x.tif", "far/x.tif")})),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("within", [False, True])
+def test_a_layout_is_detected(tmp_path, name, within):
+    """In its own folder, and in a folder around it."""
+    files, (task, dataset, expected) = CASES[name]
+    folder = touch(tmp_path / name, *files)
+    selection = raw(tmp_path if within else folder, **({"dataset": dataset} if within else {}))
+    assert (selection.task, selection.dataset) == (task, dataset)
+    assert pairs_of(selection, folder) == expected
+    assert "test: 1 pairs" in selection.found
+    assert next(iter(expected.values()))[0] in selection.found
+
+
+# scene -> (long-wave infrared, visible, others), as TNO's own folder has them
+TNO_SCENES = {
+    "Athena_images/2_men_in_front_of_house": ("IR_meting003_g.bmp", "VIS_meting003_r.bmp"),
+    "Athena_images/airplane_in_trees": ("ir.bmp", "vis.bmp"),
+    "Athena_images/APC_1/view_1": ("IR_fk_06_005.bmp", "VIS_fk_06_005.bmp"),
+    "Athena_images/APC_2/view_1": ("2_fk_ge_03_005.bmp", "1_fk_ge_03_005.bmp"),
+    "Athena_images/bunker": ("IR_bunker_g.bmp", "bunker_r.bmp"),
+    "Athena_images/heather": ("IR_hei_vis_g.bmp", "VIS_hei_vis_r.bmp"),
+    "Athena_images/soldier_behind_smoke_1": ("IR_meting012-1200_g.bmp", "VIS_meting012-1200_r.bmp"),
+    "DHV_images/wall": ("IR_163rad.bmp", "VIS_163dhvR.BMP", "NIR_163dhvG.BMP"),
+    "Triclobs_images/barbed_wire_1": ("B_LWIR.tif", "R_Vis.tif", "G_NIR.tif"),
+    "Triclobs_images/barbed_wire_2": (
+        *("c_LWIR-MarnehNew_24RGB_1110.tif", "a_VIS-MarnehNew_24RGB_1110.tif", "b_NIR-MarnehNew_24RGB_1110.tif"),
+    ),
+    "Triclobs_images/Bosnia": ("LWIR_B.bmp", "VIS_R.bmp", "NIR_G.bmp"),
+    "Triclobs_images/Kaptein_01": ("IR01.bmp", "Vis01.bmp", "NIR01.bmp"),
+    "Triclobs_images/Kaptein_1123": ("Kaptein_1123_IR.bmp", "Kaptein_1123_Vis.bmp", "Kaptein_1123_II.bmp"),
+    "Triclobs_images/soldiers_with_jeep": ("Jeep_IR.bmp", "Jeep_Vis.bmp", "Jeep_II.bmp"),
+    "tank": ("LWIR.tif", "Vis.tif"),
+}
+TNO_OTHERS = ("FEL_images/Tree_sequence/thermal/4900i.bmp", "FEL_images/Tree_sequence/visual/4900v.bmp")
+
+
+def test_the_scenes_of_tno(tmp_path):
+    """Near infrared, scenes without any other, and the sequences are left out."""
+    folder = touch(tmp_path / "TNO", *TNO_OTHERS, "Triclobs_images/Balls/NIR.bmp", "Triclobs_images/Balls/VIS.bmp")
+    for scene, files in TNO_SCENES.items():
+        touch(folder, *(f"{scene}/{file}" for file in files))
+    selection = raw(folder)
+    # APC_1 and APC_2 both have a view_1: names then say where the scene lies
+    assert pairs_of(selection, folder) == {
+        scene.replace("/", "_"): (f"{scene}/{files[0]}", f"{scene}/{files[1]}") for scene, files in TNO_SCENES.items()
+    }
+    assert (selection.task, selection.dataset) == ("IVF", "TNO")
+
+
+def test_names_say_their_folder_only_where_they_must(tmp_path):
+    """Harvard's three kinds of pair, whose slices have the same numbers."""
+    folder = touch(
+        tmp_path / "Harvard",
+        *("x/CT-MRI/MRI/3.png", "x/CT-MRI/CT/3.png", "x/PET-MRI/MRI/3.png", "x/PET-MRI/PET/3.png"),
+    )
+    assert list(pairs_of(raw(folder), folder)) == ["CT-MRI_3", "PET-MRI_3"]
+    assert list(pairs_of(raw(folder / "x" / "CT-MRI"), folder)) == ["3"]
+
+
+def test_the_official_test_pairs_of_road_scene(tmp_path):
+    listed = read_list(SPLITS / "RoadScene_test.txt")
+    assert len(listed) == 50
+    others = ["FLIR_00006.jpg", "FLIR_00018.jpg"]
+    files = [f"{folder}/{name}" for folder in ("cropinfrared", "crop_LR_visible") for name in (*listed, *others)]
+    folder = touch(tmp_path / "RoadScene", *files)
+    assert [f"{pair.name}.jpg" for pair in raw(folder, "test").pairs] == sorted(listed)
+    train = raw(folder, "train")
+    assert [f"{pair.name}.jpg" for pair in train.pairs] == others
+    assert "the 50 official test pairs left out" in train.found
+
+
+def test_the_embedded_list_is_the_given_one(shared):
+    assert read_list(SPLITS / "RoadScene_test.txt") == read_list(shared / "data" / "RoadScene" / "test.txt")
+
+
+def test_lists_come_before_the_official_split_and_all_pairs_are_the_default(tmp_path):
+    folder = touch(tmp_path / "M3FD", *(f"{side}/{i}.png" for side in ("Ir", "Vis") for i in range(4)))
+    for mode in ("train", "test"):
+        selection = raw(folder, mode)
+        assert [pair.name for pair in selection.pairs] == ["0", "1", "2", "3"]
+        assert "all pairs, in both modes" in selection.found
+    (folder / "test.txt").write_text("2.png\n0.png\n")
+    assert [pair.name for pair in raw(folder).pairs] == ["2", "0"]
+    (tmp_path / "mine.txt").write_text("3\n")
+    assert [pair.name for pair in raw(folder, list_path=tmp_path / "mine.txt").pairs] == ["3"]
+    (tmp_path / "mine.txt").write_text("3\n9.png\n")
+    with pytest.raises(UserError, match=r"mine.txt: 1 of 2 names have no pair in .*M3FD: 9"):
+        raw(folder, list_path=tmp_path / "mine.txt")
+
+
+def test_texts_and_features_beside_the_images_come_first(tmp_path):
+    root = tmp_path / "VLF"
+    folder = touch(tmp_path / "M3FD", "Ir/0.png", "Vis/0.png", "Ir/1.png", "Vis/1.png", "Text/0.txt")
+    touch(root, "Text/IVF/M3FD/0.txt", "TextFeature/IVF/M3FD/0.npy")
+    first, second = find_raw(folder, "test", root).pairs
+    assert first.text == folder / "Text" / "0.txt"
+    assert first.feature == root / "TextFeature" / "IVF" / "M3FD" / "0.npy"
+    # where a new one belongs
+    assert second.text == root / "Text" / "IVF" / "M3FD" / "1.txt"
+    assert "texts: 1 paragraphs, 1 ready features" in find_raw(folder, "test", root).found
+
+
+def test_two_folders(tmp_path):
+    folder = touch(tmp_path / "Mine", "a/x.png", "a/y.v1.png", "b/y.v1.jpg", "b/x.png", "b/z.png", "Text/x.txt")
+    selection = find_folders(folder / "a", folder / "b", "train", tmp_path, task="MEF")
+    assert (selection.task, selection.dataset) == ("MEF", "Mine")
+    assert pairs_of(selection, folder) == {"x": ("a/x.png", "b/x.png"), "y.v1": ("a/y.v1.png", "b/y.v1.jpg")}
+    assert selection.pairs[0].text == folder / "Text" / "x.txt"
+    assert "1 images without a partner left out" in selection.found
+    with pytest.raises(UserError, match="no image has a partner of the same name"):
+        find_folders(folder / "a", touch(folder, "c/other.png") / "c", "train", tmp_path)
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    store = touch(tmp_path / "store", "ir/1.png", "vi/1.png")
+    folder = tmp_path / "MSRS" / "test"
+    folder.mkdir(parents=True)
+    for side in ("ir", "vi"):
+        (folder / side).symlink_to(store / side)
+    (tmp_path / "MSRS" / "again").symlink_to(tmp_path / "MSRS")
+    assert list(pairs_of(raw(tmp_path / "MSRS"), tmp_path)) == ["1"]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ([], {}, "no layout fits; name the folders of its images by --dir_a and --dir_b"),
+        (["Ir/1.png", "Vis/2.png"], {}, "no layout fits"),
+        (["train/ir/1.png", "train/vi/1.png"], {}, "MSRS has no folder test with pairs; it has train"),
+        (
+            ["Ir/1.png", "Ir/1.jpg", "Vis/1.png", "Ir/2.png", "Vis/2.png"],
+            {},
+            "both would be the same image of pair '1'",
+        ),
+        (["Ir/1.png", "Vis/1.png", "MRI/1.png", "CT/1.png"], {}, r"holds several data sets \(M3FD, Harvard\)"),
+        (["MRI/1.png", "CT/1.png"], {"task": "MFF"}, "is a data set of MIF, not MFF"),
+        (["cropinfrared/1.png", "crop_LR_visible/1.png"], {}, "none of the official test pairs"),
+    ],
+)
+def test_what_cannot_be_told_is_refused(tmp_path, files, options, message):
+    with pytest.raises(UserError, match=message):
+        raw(touch(tmp_path, *files), **options)
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(UserError, match="gone: no such folder"):
+        raw(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("folder", "mode", "task", "dataset", "count"),
+    [
+        ("RoadScene", "train", "IVF", "RoadScene", 171),
+        ("RoadScene", "test", "IVF", "RoadScene", 50),
+        ("MSRS", "test", "IVF", "MSRS", 5),
+        ("Lytro", "test", "MFF", "Lytro", 20),
+        ("MEF", "test", "MEF", "MEF", 6),
+        ("Harvard", "test", "MIF", "Harvard", 21),
+    ],
+)
+def test_real_downloads(shared, folder, mode, task, dataset, count):
+    """The counts are those of ../shared/README.md; every pair has a paragraph."""
+    selection = find_raw(shared / "data" / folder, mode, Path("VLFDataset"))
+    assert (selection.task, selection.dataset, len(selection.pairs)) == (task, dataset, count)
+    assert all(pair.text.is_file() for pair in selection.pairs)

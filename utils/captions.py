@@ -1,0 +1,94 @@
+"""First drafts of paragraphs: what a BLIP captioning model sees in the two images of a pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.datasets import Pair
+from utils.encoders import load_model, load_pretrained, quiet_transformers
+from utils.errors import UserError
+from utils.files import atomic_path
+from utils.images import read_bgr
+
+CAPTIONERS = {"blip": "Salesforce/blip-image-captioning-base"}
+# What the images A and B of a task are called in a paragraph.
+SIDES = {
+    "IVF": ("infrared image", "visible image"),
+    "MIF": ("MRI image", "CT, PET or SPECT image"),
+    "MEF": ("over-exposed image", "under-exposed image"),
+    "MFF": ("image focused on the near", "image focused on the far"),
+}
+# The beam search of BLIP's own demonstration, with longer captions allowed.
+SEARCH = {"num_beams": 3, "do_sample": False, "min_new_tokens": 5, "max_new_tokens": 40}
+
+
+class Captioner:
+    """A BLIP model that describes images."""
+
+    def __init__(self, source: str) -> None:
+        """Load it.
+
+        Args:
+            source: a key of `CAPTIONERS`, a name on the hub, or a folder as transformers saves one.
+
+        Raises:
+            UserError: it is not to be had, or no BLIP captioning model.
+        """
+        self.source = CAPTIONERS.get(source, source)
+        what = "a BLIP captioning model"
+        load = partial(load_pretrained, self.source, what)
+        transformers = quiet_transformers()
+        config = load(partial(transformers.AutoConfig.from_pretrained, trust_remote_code=False))
+        if config.model_type != "blip":
+            raise UserError(f"{self.source}: {what} was expected; it is of the kind {config.model_type}")
+        self._images = load(transformers.BlipImageProcessor.from_pretrained)
+        self._tokenizer = load(partial(transformers.AutoTokenizer.from_pretrained, trust_remote_code=False))
+        self._model, _ = load_model(self.source, what, "BlipForConditionalGeneration")
+
+    def __call__(self, images: Sequence[np.ndarray]) -> list[str]:
+        """A caption for each image, uint8 (h, w, 3), BGR."""
+        rgb = [np.ascontiguousarray(image[..., ::-1]) for image in images]
+        pixels = self._images(rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        tokens = self._model.generate(pixel_values=pixels, **SEARCH)
+        return [caption.strip() for caption in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+
+def compose(task: str, captions: Sequence[str]) -> str:
+    """The paragraph that two captions make.
+
+    >>> compose("IVF", ["a man walking", "a street at night"])
+    'The infrared image shows a man walking. The visible image shows a street at night.'
+    """
+    return " ".join(
+        f"The {side} shows {caption.rstrip('.')}." for side, caption in zip(SIDES[task], captions, strict=True)
+    )
+
+
+def write_captions(pairs: Sequence[Pair], task: str, captioner: Callable[[], Captioner]) -> list[Path]:
+    """Write a paragraph for each pair that has no text file; what is there stays as it is.
+
+    Args:
+        pairs: of one task.
+        task: a key of `SIDES`.
+        captioner: makes the captioner; called only if there is a paragraph to write.
+
+    Returns:
+        The files that were written.
+
+    Raises:
+        UserError: an image cannot be read, the captioner is not to be had, or a file cannot be written.
+    """
+    missing = [pair for pair in pairs if not pair.text.exists()]
+    if not missing:
+        return []
+    describe = captioner()
+    for pair in tqdm(missing, desc="captions", unit="pair"):
+        paragraph = compose(task, describe([read_bgr(pair.image_a), read_bgr(pair.image_b)]))
+        with atomic_path(pair.text) as temporary:
+            temporary.write_text(f"{paragraph}\n", encoding="utf-8")
+    return [pair.text for pair in missing]

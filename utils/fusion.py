@@ -1,0 +1,62 @@
+"""Fusing with trained weights: what test.py and fuse.py share. Jittor starts with the first use, not the import."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from utils.errors import UserError
+
+if TYPE_CHECKING:
+    from net.Film import Net
+
+
+def checkpoint_path(given: Path | None, task: str) -> Path:
+    """The weights to use: those given, else models/<task>.pth.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    path = given or Path("models") / f"{task}.pth"
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint; name one with --ckpt_path (train.py writes .pkl files)")
+    return path
+
+
+def load_net(path: Path) -> Net:
+    """The network with the weights of a checkpoint of either framework, ready to fuse.
+
+    Raises:
+        UserError: the checkpoint cannot be read, or does not fit.
+    """
+    from net.Film import Net
+    from utils.checkpoint import load_weights, read_checkpoint, weights_of
+
+    net = Net()
+    load_weights(net, weights_of(read_checkpoint(path), path), path)
+    net.eval()
+    return net
+
+
+def fuse(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Fuse one pair.
+
+    Args:
+        image_a, image_b: float32 (1, 1, H, W) in 0..1.
+        text: float32 (1, L, 768).
+
+    Returns:
+        float32 (H, W) in 0..1.
+
+    Raises:
+        UserError: the result is not finite.
+    """
+    from utils.jittor_env import jt
+
+    with jt.no_grad():
+        fused = net(*map(jt.array, (image_a, image_b, text))).numpy()[0, 0]
+    if not np.isfinite(fused).all():
+        raise UserError("the fused image is not finite: the weights, or the text feature, are no good")
+    return fused
