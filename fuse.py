@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.captions import SIDES
 from utils.colour import write_coloured
 from utils.datasets import TASKS, Pair
 from utils.encoders import EncodedText
@@ -30,7 +31,7 @@ from utils.layouts import match_folders, pair_of
 from utils.parallel import map_ahead
 from utils.text import FeatureFiles, read_paragraph
 
-NEUTRAL = "Two images of the same scene, to be fused into one: {}."
+NEUTRAL = "The {} and the {} of the same scene."
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     text.add_argument("--text", help="an English paragraph that describes both images")
     text.add_argument("--text_file", type=Path, metavar="F", help="a UTF-8 file that holds it")
     text.add_argument("--text_feature", type=Path, metavar="F.npy", help="its ready feature, float32 (1, 149, 768)")
-    add("--text_encoder", help="as in data_process.py; that of the training (default: ready features, else bert)")
+    add(
+        "--text_encoder",
+        metavar="ENCODER",
+        help="as in data_process.py: the one that the weights were trained with (default: ready features, else bert)",
+    )
     add("--task", choices=tuple(TASKS), default="IVF", help="chooses the default checkpoint (default: IVF)")
     add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
     add("--color", action="store_true", help="also write the picture in colour: the fused luma, the sources' chroma")
@@ -76,7 +81,7 @@ def find_jobs(a: Path, b: Path, out: Path | None, task: str) -> list[Job]:
         raise UserError(f"{a}, {b}: two images or two folders of images were expected, not one of each")
 
     def pair(name: str, image_a: Path, image_b: Path) -> Pair:
-        folder = image_a.resolve().parent
+        folder = image_a.parent.resolve()
         return pair_of(name, image_a, image_b, (folder.parent, folder), Path("VLFDataset"), task, folder.parent.name)
 
     if a.is_dir():
@@ -127,7 +132,7 @@ def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pa
             raise UserError("--text: is empty; an English paragraph about the pair was expected")
         texts = {pair.name: text for pair in pairs}
     else:
-        neutral = NEUTRAL.format(TASKS[args.task].title)
+        neutral = NEUTRAL.format(*SIDES[args.task])
         texts = {pair.name: read_paragraph(pair.text) if pair.text.is_file() else neutral for pair in pairs}
         if without := sum(not pair.text.is_file() for pair in pairs):
             print(

@@ -94,6 +94,80 @@ def test_original_size_on_request(tmp_path):
         assert file["imageA"]["2"].shape == (1, 33, 18)
 
 
+def test_all_kinds_of_image_files_are_read_as_officially(tmp_path):
+    """16 bits, alpha and gray files, under names with dots, spaces and Chinese characters."""
+    rng = np.random.default_rng(0)
+    files = {
+        "gray.png": rng.integers(0, 256, (9, 11), dtype=np.uint8),
+        "gray 16.png": rng.integers(0, 65536, (9, 11), dtype=np.uint16),
+        "colour.16.tif": rng.integers(0, 65536, (9, 11, 3), dtype=np.uint16),
+        "alpha.png": rng.integers(0, 256, (9, 11, 4), dtype=np.uint8),
+        "alpha.16.png": rng.integers(0, 65536, (9, 11, 4), dtype=np.uint16),
+        "红外 1.5.jpg": rng.integers(0, 256, (9, 11), dtype=np.uint8),
+    }
+    for folder in ("ir", "vi"):
+        (tmp_path / "Mine" / folder).mkdir(parents=True)
+        for name, image in files.items():
+            cv2.imwrite(str(tmp_path / "Mine" / folder / name), image)
+    features = tmp_path / "Mine" / "TextFeature"
+    features.mkdir()
+    for name in files:
+        np.save(features / f"{Path(name).stem}.npy", np.zeros((1, 149, 768), np.float32))
+    done = run("--raw", tmp_path / "Mine", "--mode", "test", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    with h5py.File(tmp_path / "Mine_test.h5") as file:
+        for name in files:
+            expected = official_image(tmp_path / "Mine" / "ir" / name, resize=False)
+            np.testing.assert_array_equal(file["imageA"][Path(name).stem][()], expected)
+        # the upper eight bits
+        expected = np.floor(files["gray 16.png"] / 256) / np.float32(255)
+        np.testing.assert_allclose(file["imageA"]["gray 16"][0], expected, atol=1.01 / 255)
+
+
+@pytest.mark.parametrize("given", ["raw", "folders"])
+def test_a_downloaded_data_set(tmp_path, given):
+    """The task follows from the layout, which is printed; medical pairs are not resized for training."""
+    folder = tmp_path / "MRI_CT"
+    rng = np.random.default_rng(0)
+    for side in ("MRI", "CT"):
+        (folder / side).mkdir(parents=True)
+        for name in ("3.png", "4.png"):
+            cv2.imwrite(str(folder / side / name), rng.integers(0, 256, (16, 20), dtype=np.uint8))
+    (folder / "TextFeature").mkdir()
+    for name in ("3", "4"):
+        np.save(folder / "TextFeature" / f"{name}.npy", np.zeros((1, 149, 768), np.float32))
+    (tmp_path / "some.txt").write_text("4.png\n")
+    sources = {
+        "raw": ("--raw", folder),
+        "folders": ("--dir_a", folder / "MRI", "--dir_b", folder / "CT", "--task", "MIF", "--dataset", "Harvard"),
+    }
+    options = (*sources[given], "--list", tmp_path / "some.txt", "--out", tmp_path, "--root", tmp_path / "VLF")
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    assert "Harvard, medical" in done.stdout
+    assert "texts: 0 paragraphs, 1 ready features" in done.stdout
+    with h5py.File(tmp_path / "Harvard_train.h5") as file:
+        assert list(file["imageA"]) == ["4"]
+        for group, side in (("imageA", "MRI"), ("imageB", "CT")):
+            expected = official_image(folder / side / "4.png", resize=False)
+            np.testing.assert_array_equal(file[group]["4"][()], expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--dir_a", "x"), "images: either --raw, or both --dir_a and --dir_b, or neither"),
+        (("--raw", "x", "--dir_a", "x", "--dir_b", "y"), "images: either --raw, or both --dir_a and --dir_b"),
+        (("--list", "x"), "--list: goes with --raw or --dir_a and --dir_b"),
+        (("--raw", "gone"), "gone: no such folder"),
+    ],
+)
+def test_options_that_do_not_go_together(tmp_path, options, message):
+    done = run(*options, "--out", tmp_path)
+    assert done.returncode == 2
+    assert message in only_line(done.stderr)
+
+
 def only_line(stderr: str) -> str:
     """What was printed beside the progress bar, a single line."""
     (line,) = (s for s in stderr.replace("\r", "\n").splitlines() if s.strip() and not s.startswith("Set train:"))

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
 from utils.datasets import Pair
-from utils.encoders import load_model, load_pretrained, quiet_transformers
+from utils.encoders import load_config, load_model, load_pretrained, load_tokenizer, quiet_transformers
 from utils.errors import UserError
 from utils.files import atomic_path
 from utils.images import read_bgr
@@ -41,19 +40,17 @@ class Captioner:
         """
         self.source = CAPTIONERS.get(source, source)
         what = "a BLIP captioning model"
-        load = partial(load_pretrained, self.source, what)
-        transformers = quiet_transformers()
-        config = load(partial(transformers.AutoConfig.from_pretrained, trust_remote_code=False))
-        if config.model_type != "blip":
-            raise UserError(f"{self.source}: {what} was expected; it is of the kind {config.model_type}")
-        self._images = load(transformers.BlipImageProcessor.from_pretrained)
-        self._tokenizer = load(partial(transformers.AutoTokenizer.from_pretrained, trust_remote_code=False))
+        kind = load_config(self.source, what).model_type
+        if kind != "blip":
+            raise UserError(f"{self.source}: {what} was expected; it is of the kind {kind}")
+        self._pixels = load_pretrained(self.source, what, quiet_transformers().BlipImageProcessor.from_pretrained)
+        self._tokenizer = load_tokenizer(self.source, what)
         self._model, _ = load_model(self.source, what, "BlipForConditionalGeneration")
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[str]:
         """A caption for each image, uint8 (h, w, 3), BGR."""
         rgb = [np.ascontiguousarray(image[..., ::-1]) for image in images]
-        pixels = self._images(rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+        pixels = self._pixels(rgb, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
         tokens = self._model.generate(pixel_values=pixels, **SEARCH)
         return [caption.strip() for caption in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 

@@ -31,7 +31,7 @@ from utils.text import FEATURE_SHAPE, FeatureFiles, TextFeatures, read_paragraph
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 TOKENS, WIDTH = TEXT_SHAPE
 # Texts that one core takes at a time: the weights stay in its cache for them, and so do the activations.
@@ -119,6 +119,8 @@ def load_pretrained(source: str, what: str, load: Callable[..., Loaded]) -> Load
     if folder.is_dir():
         attempts = [(str(folder), True)]
         way_out = "config.json, weights and tokenizer as transformers saves them were expected there"
+        if not (folder / "config.json").is_file():  # transformers would guess at one by the folder's name
+            raise UserError(f"{source}: {what} cannot be loaded (no config.json); {way_out}")
     elif re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         attempts = [(source, True), (source, False)]
         way_out = (
@@ -135,6 +137,18 @@ def load_pretrained(source: str, what: str, load: Callable[..., Loaded]) -> Load
             print(f"{source}: not found in the cache of this machine, asking the hub", file=sys.stderr)
     reason = re.split(r"\n|\. ", str(problem).strip())[0].rstrip(".") or type(problem).__name__
     raise UserError(f"{source}: {what} cannot be loaded ({reason}); {way_out}") from problem
+
+
+def load_tokenizer(source: str, what: str) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that goes with a model. Errors as of `load_pretrained`."""
+    load = partial(quiet_transformers().AutoTokenizer.from_pretrained, trust_remote_code=False)
+    return load_pretrained(source, f"the tokenizer of {what}", load)
+
+
+def load_config(source: str, what: str) -> PretrainedConfig:
+    """Load the configuration of a model. Errors as of `load_pretrained`."""
+    load = partial(quiet_transformers().AutoConfig.from_pretrained, trust_remote_code=False)
+    return load_pretrained(source, what, load)
 
 
 def load_model(source: str, what: str, architecture: str, part: str = "") -> tuple[PreTrainedModel, set[str]]:
@@ -221,18 +235,15 @@ class TextEncoder:
         """
         self.source = FAMILIES[source].hub if source in FAMILIES else source
         what = f"a text encoder of width {WIDTH}"
-        load = partial(load_pretrained, self.source, what)
-        transformers = quiet_transformers()
-        # Before the weights, which may be gigabytes.
-        config = load(partial(transformers.AutoConfig.from_pretrained, trust_remote_code=False))
+        config = load_config(self.source, what)  # before the weights, which may be gigabytes
         family = next((family for family in FAMILIES.values() if family.model_type == config.model_type), OTHERS)
         config = getattr(config, family.config) if family.config else config
         width, positions = getattr(config, "hidden_size", None), getattr(config, "max_position_embeddings", None)
         if width != WIDTH:
-            raise UserError(f"{self.source}: {what} was expected; its width is {width}")
+            raise UserError(f"{self.source}: {what} was expected; its width is {width} ({', '.join(FAMILIES)} will do)")
         if positions is not None and positions < TOKENS:
             raise UserError(f"{self.source}: takes {positions} tokens; a text encoder of {TOKENS} was expected")
-        self._tokenizer = load(partial(transformers.AutoTokenizer.from_pretrained, trust_remote_code=False))
+        self._tokenizer = load_tokenizer(self.source, what)
         if self._tokenizer.pad_token is None:
             raise UserError(f"{self.source}: its tokenizer has no padding; {what} that pads was expected")
         model, missing = load_model(self.source, what, family.architecture, family.module)
