@@ -287,7 +287,7 @@ def test_command(tmp_path, tiny_h5):
         (("--dataset_path", "gone.h5"), "gone.h5: no such H5 file"),
         (("--log", "/proc/log.txt"), "/proc/log.txt: cannot be written"),
         (("--hidden_dim", 100), "--hidden_dim 100: a multiple of 8"),
-        (("--lr", -1), "-1: a number from 0 on was expected"),
+        (("--lr", -1), "must be at least 0"),
     ],
 )
 def test_what_is_wrong_is_one_line(tmp_path, tiny_h5, arguments, message):
