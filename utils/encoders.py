@@ -316,7 +316,7 @@ def _fingerprint(model: PreTrainedModel, config: Mapping[str, object], ignored: 
 def _pack(model: PreTrainedModel) -> None:
     """Let oneDNN compute the linear layers, their weights packed once instead of at every call.
 
-    They are nine tenths of the work, and 8 to 15 % faster so; results move in the seventh digit. Where PyTorch has no
+    They are nine tenths of the work, and a tenth faster so; results move in the seventh digit. Where PyTorch has no
     oneDNN nothing is done.
     """
     torch = _torch()
