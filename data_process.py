@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.arguments import HelpFormatter
 from utils.captions import CAPTIONERS, Captioner, write_captions
 from utils.datasets import MODES, TASKS, Pair
 from utils.encoders import FAMILIES, text_features
@@ -32,7 +33,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Write VLFDataset_h5/<dataset>_<mode>.h5 from pairs of images and their text features: from "
         "VLFDataset, from a data set as it was downloaded, or from any two folders.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     tasks = "; ".join(f"{key}: {task.title}" for key, task in TASKS.items())

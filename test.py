@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from utils.arguments import HelpFormatter
 from utils.colour import write_coloured
 from utils.datasets import TASKS, Pair
 from utils.errors import UserError, run_command
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Fuse the test pairs of a data set and print the metrics table.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("--task", choices=tuple(TASKS), default="IVF", help="fusion task; chooses the default checkpoint")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from utils.arguments import not_negative, positive, positive_int
+from utils.arguments import HelpFormatter, not_negative, positive, positive_int
 from utils.errors import UserError, run_command
 from utils.h5 import Batch, H5Dataset, Loader
 from utils.log import LogLine, eta_text
@@ -39,7 +39,7 @@ BATCHES_WITH_PICTURES = 2
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train FILM. The defaults are those of the official code.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="H5 file of data_process.py")

@@ -1,9 +1,16 @@
-"""Types of command-line numbers: what is out of range is refused with the option's name."""
+"""Command lines: the form of their help, and numbers that are refused where they are out of range."""
 
 from __future__ import annotations
 
 import argparse
 import math
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that shows defaults, where there are any."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None else super()._get_help_string(action)
 
 
 def positive_int(text: str) -> int:

@@ -167,10 +167,10 @@ def load_model(source: str, what: str, architecture: str, part: str = "") -> tup
     Raises:
         UserError: it cannot be loaded, or its weights lack something, and chance would take their place.
     """
-    transformers = quiet_transformers()
-    torch = _torch()
+    import torch
+
     load = partial(
-        getattr(transformers, architecture).from_pretrained,
+        getattr(quiet_transformers(), architecture).from_pretrained,
         dtype=torch.float32,
         output_loading_info=True,
         trust_remote_code=False,
@@ -184,12 +184,6 @@ def load_model(source: str, what: str, architecture: str, part: str = "") -> tup
             + (f" and {len(needed) - 1} more" if needed[1:] else "")
         )
     return (attrgetter(part)(model) if part else model).eval(), missing
-
-
-def _torch() -> ModuleType:
-    import torch
-
-    return torch
 
 
 # --- encoding
@@ -279,7 +273,8 @@ class TextEncoder:
         Raises:
             UserError: the encoder gives values that are not finite.
         """
-        torch = _torch()
+        import torch
+
         cores = torch.get_num_threads()
         size = min(BATCH, math.ceil(len(tokens) / cores))
         starts = range(0, len(tokens), size)
@@ -319,7 +314,8 @@ def _pack(model: PreTrainedModel) -> None:
     They are nine tenths of the work, and a tenth faster so; results move in the seventh digit. Where PyTorch has no
     oneDNN nothing is done.
     """
-    torch = _torch()
+    import torch
+
     if not torch.backends.mkldnn.is_available():
         return
     ops = torch.ops.mkldnn

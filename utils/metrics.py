@@ -12,11 +12,13 @@ NaN, as in the official code; only VIFF, there and here, counts such a source as
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, wraps
+from functools import wraps
 
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from utils.parallel import keep_freed_memory
 
 Image = NDArray[np.float64]
 
@@ -60,7 +62,7 @@ def _value(formula: Callable[..., float], images: Sequence[Image]) -> float:
 
 def _checked(images: Sequence[ArrayLike]) -> list[Image]:
     """The images as float64 arrays of one shape with finite values 0..255, or a ValueError that says what is wrong."""
-    _keep_freed_memory()  # here, because every evaluation passes here first
+    keep_freed_memory()  # here, because every evaluation passes here first
     result = []
     for name, image in zip(("fused", "image_a", "image_b"), images, strict=False):
         array = np.asarray(image)
@@ -262,17 +264,6 @@ def _edges(image: Image) -> tuple[Image, Image]:
 
 def _sigmoid(x: Image, height: float, slope: float, centre: float) -> Image:
     return height / (1 + np.exp(slope * (x - centre)))
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let the C library keep freed memory, up to 64 MiB, instead of returning it to the system at each free.
-
-    A formula here goes through dozens of arrays of a few MB. By glibc's defaults each of them costs a page fault for
-    every 4 KiB, which doubles the time of a pair and keeps threads waiting for each other. To free one block just below
-    32 MiB lifts those limits as far as they go (mallopt(3), M_MMAP_THRESHOLD); elsewhere it does nothing.
-    """
-    np.empty((32 << 20) - (1 << 16), np.uint8)
 
 
 # The official names, in the order in which they are listed.
