@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -24,12 +25,13 @@ from utils.datasets import TASKS, Pair
 from utils.errors import UserError, run_command
 from utils.fusion import checkpoint_path, fuse, load_net
 from utils.h5 import H5Dataset, Loader, Sample
-from utils.images import read_gray, stretch_to_uint8, write_png
+from utils.images import read_bgr, read_gray, stretch_to_uint8, write_png
 from utils.layouts import add_source_options, find_source
 from utils.parallel import map_ahead
 
 if TYPE_CHECKING:
     from net.Film import Net
+    from utils.contact_sheet import Row
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -44,6 +46,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--h5_dir", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files of data_process.py")
     add("--out_dir", type=Path, default=Path("test_output"), help="folder for the fused images")
     add("--contact_sheet", action="store_true", help="also draw one page of A | B | fused with names and metrics")
+    add("--report", action="store_true", help="also write one HTML page that compares A, B and fused, for a browser")
     add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: the fused luma, the sources' chroma")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     add_source_options(parser, "where the coloured images are (for --color)")
@@ -121,20 +124,48 @@ def evaluate_dataset(dataset: H5Dataset, folder: Path) -> dict[str, dict[str, fl
     return measure_all(dataset.names, measure_one)
 
 
-def contact_sheet(dataset: H5Dataset, folder: Path, values: dict[str, dict[str, float]], title: str) -> Path:
-    """Draw A | B | fused of every pair beside `folder`, and return the picture's path."""
-    from utils.contact_sheet import MAX_PAIRS, Row, draw_contact_sheet
-    from utils.metrics import TABLE_METRICS
+@dataclass(frozen=True)
+class PairRows(Sequence["Row"]):
+    """What the pages show of every pair: A, B, the fused image in `folder`, the coloured one in `rgb`, and metrics.
 
-    rows = []
-    for index in range(min(len(dataset), MAX_PAIRS + 1)):
-        sample = dataset[index]
+    A row is read when it is asked for: the images of a whole data set may not fit in memory.
+    """
+
+    dataset: H5Dataset
+    folder: Path
+    rgb: Path | None
+    values: Mapping[str, Mapping[str, float]]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Row:
+        from utils.contact_sheet import Row
+        from utils.metrics import TABLE_METRICS
+
+        sample = self.dataset[index]
         a, b = gray_sources(sample)
-        images = {"A": a, "B": b, "fused": read_gray(folder / f"{sample.name}.png")}
-        rows.append(Row(sample.name, images, {name: values[sample.name][name] for name in TABLE_METRICS}))
-    path = folder.parent / "contact_sheet.png"
-    draw_contact_sheet(rows, title, path)
-    return path
+        file = f"{sample.name}.png"
+        images = {"A": a, "B": b, "fused": read_gray(self.folder / file)}
+        if self.rgb:
+            images["colour"] = read_bgr(self.rgb / file)[..., ::-1]
+        return Row(sample.name, images, {metric: self.values[sample.name][metric] for metric in TABLE_METRICS})
+
+
+def draw_pages(rows: PairRows, title: str, folder: Path, contact_sheet: bool, report: bool) -> None:
+    """Write the pages that are asked for to `folder`, and say where they are."""
+    if contact_sheet:
+        from utils.contact_sheet import draw_contact_sheet
+
+        path = folder / "contact_sheet.png"
+        draw_contact_sheet(rows, title, path)
+        print(f"contact sheet: {path}")
+    if report:
+        from utils.report import write_report
+
+        path = folder / "report.html"
+        write_report(rows, title, path)
+        print(f"report, for a browser: {path}")
 
 
 def test(args: argparse.Namespace) -> None:
@@ -154,11 +185,12 @@ def test(args: argparse.Namespace) -> None:
         folder = args.out_dir / args.dataset / "Gray"
         fuse_dataset(load_net(path), dataset, folder)
         print(f"fused images: {folder}")
-        if args.color:
-            print(f"in colour: {colour_dataset(pairs, folder)}")
+        rgb = colour_dataset(pairs, folder) if args.color else None
+        if rgb:
+            print(f"in colour: {rgb}")
         values = evaluate_dataset(dataset, folder)
-        if args.contact_sheet:
-            print(f"contact sheet: {contact_sheet(dataset, folder, values, f'{args.dataset}, {path.name}')}")
+        rows = PairRows(dataset, folder, rgb, values)
+        draw_pages(rows, f"{args.dataset}, {path.name}", folder.parent, args.contact_sheet, args.report)
         print(format_table(args.dataset, {"FILM": mean_row(values)}))
 
 

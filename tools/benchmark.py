@@ -5,6 +5,8 @@
     python -m tools.benchmark sizes                # images of many sizes: does a new size cost anything?
     python -m tools.benchmark loading              # how long does training wait for its data?
     python -m tools.benchmark metrics              # twelve metrics of a pair, beside the plain formulas
+    python -m tools.benchmark text --encoder DIR   # paragraphs, in batches and one at a time
+    python -m tools.benchmark_preprocess           # data_process.py beside a plain formulation
 
 Machines are shared and noisy: only ratios of times taken in turn are worth something, and medians of those. Every
 contender is a process of its own, with the same number of threads, and shows its peak memory. Peers are extras
@@ -361,6 +363,39 @@ def metrics_of_a_pair(rounds: int) -> None:
         print(f"{name:<14}{fast:>9.1f}{plain:>11.1f}{plain / fast:>8.1f}")
 
 
+def encoding_of_texts(encoder: str, threads: int, rounds: int) -> None:
+    """Time the text encoder on the sample's paragraphs beside transformers called by hand, one text at a time."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    from utils.encoders import TextEncoder
+
+    torch.set_num_threads(threads)
+    texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("VLFDataset/Text/*/Sample/*.txt"))]
+    ours = TextEncoder(encoder)
+    model, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
+
+    def one_at_a_time() -> None:
+        for text in texts:
+            tokens = tokenizer(
+                text, padding="max_length", max_length=TEXT_SHAPE[0], truncation=True, return_tensors="pt"
+            )
+            with torch.inference_mode():
+                model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+
+    def batched() -> None:
+        list(ours.encode(ours.tokenize(texts)))
+
+    times: dict[Run, list[float]] = {one_at_a_time: [], batched: []}
+    for _ in tqdm(range(rounds + 1), desc="text", unit="round"):
+        for run, seconds in times.items():
+            started = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - started)
+    plain, fast = (median(seconds[1:]) / len(texts) * 1e3 for seconds in times.values())
+    print(f"\na text: {fast:.0f} ms batched, {plain:.0f} ms one at a time, {plain / fast:.2f} times the rate")
+
+
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Time FILM beside other ways to run it.")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -377,6 +412,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     loading.add_argument("--steps", type=int, default=8, help="training steps")
     metrics = commands.add_parser("metrics", help="the metrics of a pair beside the plain formulas")
     metrics.add_argument("--rounds", type=int, default=5)
+    text = commands.add_parser("text", help="paragraphs in batches beside one at a time")
+    text.add_argument("--encoder", required=True, help="folder or name of a text encoder, as in data_process.py")
+    text.add_argument("--threads", type=int, default=os.cpu_count())
+    text.add_argument("--rounds", type=int, default=5)
     worker = commands.add_parser("worker")
     worker.add_argument("case")
     worker.add_argument("name")
@@ -399,6 +438,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         waiting_for_data(args.threads, args.steps)
     elif args.command == "metrics":
         metrics_of_a_pair(args.rounds)
+    elif args.command == "text":
+        encoding_of_texts(args.encoder, args.threads, args.rounds)
 
 
 if __name__ == "__main__":

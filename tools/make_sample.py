@@ -2,7 +2,7 @@
 
 The photographs are those that scikit-image carries inside its wheel, so nothing is downloaded. Focus, exposure and
 infrared are simulated here; the paragraphs in ``Text/`` are written by hand and only read; the text features come from
-a pretrained encoder of width 768. A second run writes the same bytes.
+a pretrained encoder of width 768. A second run writes the same images and, but for rounding, the same features.
 
     python tools/make_sample.py                  images and lists
     python tools/make_sample.py --encoder DIR    the text features too

@@ -30,10 +30,12 @@ class Row(NamedTuple):
 def draw_contact_sheet(rows: Sequence[Row], title: str, path: Path) -> None:
     """Draw the first `MAX_PAIRS` rows to `path`, one pair a row, one column for each of its images.
 
+    Each row is asked for once, so that a sequence can read its images then.
+
     Raises:
         UserError: `path` cannot be written.
     """
-    shown = rows[:MAX_PAIRS]
+    shown = [rows[index] for index in range(min(len(rows), MAX_PAIRS))]
     columns = len(shown[0].images)
     figure = Figure(figsize=(PAGE_WIDTH, PAIR_HEIGHT * len(shown) + 0.6), layout="constrained")
     FigureCanvasAgg(figure)

@@ -204,9 +204,10 @@ def _page(pairs: Sequence[_Pair], title: str) -> str:
 
 def _row(pair: _Pair, key: str, badge: str, rank: float) -> str:
     pictures = pair.pictures
+    size = f'width="{pictures.width}" height="{pictures.height}"'
     media = f"data:image/{pictures.format.lower()};base64,"
     images = "".join(
-        f'<img loading="lazy" alt="{escape(column)}" src="{media}{base64.b64encode(file).decode("ascii")}">'
+        f'<img loading="lazy" alt="{escape(column)}" {size} src="{media}{base64.b64encode(file).decode("ascii")}">'
         for column, file in zip(pair.columns, pictures.files, strict=True)
     )
     return (

@@ -39,6 +39,7 @@ function drawPair() {
   panels.forEach((panel, index) => (panel.querySelector("img").src = sources[index]));
   element("shown").textContent = view.row.querySelector("bdi").textContent;
   for (const name of ["size", "embedded"]) element(name).textContent = view.row.dataset[name].replace("x", "×");
+  element("end").replaceChildren(...[...view.row.querySelectorAll(".badge")].map((badge) => badge.cloneNode(true)));
   for (const row of body.rows) row.toggleAttribute("aria-current", false);
   view.row.setAttribute("aria-current", "true");
 }
@@ -51,6 +52,7 @@ function drawView() {
   for (const name of ["zoom", "x", "y"]) viewer.style.setProperty(`--${name}`, view[name]);
   Object.assign(frame.style, { left: percent(view.x), top: percent(view.y), width: percent(side), height: percent(side) });
   viewer.style.setProperty("--divider", `${view.divider}%`);
+  frame.hidden = view.zoom === 1;
   element("divider").value = view.divider;
   element("zoom").value = Math.log2(view.zoom);
   element("factor").textContent = `${view.zoom.toFixed(1)}×`;
@@ -147,7 +149,7 @@ function speak(language) {
   for (const button of document.querySelectorAll("[data-language]")) {
     button.setAttribute("aria-pressed", String(button.dataset.language === language));
   }
-  drawView();
+  draw();
 }
 
 onDrag(stage, (event) => {
@@ -191,6 +193,5 @@ for (const button of document.querySelectorAll("[data-language]")) {
 
 document.querySelector("table").style.setProperty("--numbers", headings.length - 2);
 arrange(bothEndsFirst);
-drawPair();
 const preferred = navigator.languages.find((language) => /^(en|zh)\b/i.test(language)) ?? "en";
 speak(preferred.toLowerCase().startsWith("zh") ? "zh-CN" : "en");
