@@ -46,7 +46,7 @@ LEGEND = {
 }
 LOSSLESS = "All images are embedded without loss, in their own size."
 REDUCED = (
-    "of them are embedded as JPEG, large ones also reduced, to keep this page small; the metrics are those of the "
+    "of them are embedded as JPEG, where needed also reduced, to keep this page small; the metrics are those of the "
     "original images."
 )
 
@@ -220,7 +220,8 @@ def _row(pair: _Pair, key: str, badge: str, rank: float) -> str:
 
 def _cell(value: float) -> str:
     """A cell for people, with the value in full for the script, in JavaScript's form."""
-    shown = "&ndash;" if math.isnan(value) else f"{value:.3f}"
+    # One decimal less from 10 on: the numbers of a pair stand side by side on a telephone.
+    shown = "&ndash;" if math.isnan(value) else f"{value:.{2 if abs(value) >= 10 else 3}f}"
     return f'<td data-value="{json.dumps(value)}">{shown}</td>'
 
 
