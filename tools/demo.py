@@ -19,7 +19,7 @@ from utils.errors import UserError, run_command
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "Sample"
 # From random weights and with 2 steps an epoch, the official learning rate of 1e-5 would show nothing.
-TRAINING = ("--numepochs", "10", "--lr", "1e-3", "--step_size", "5")
+TRAINING = ("--numepochs", "8", "--lr", "1e-3", "--step_size", "4")
 
 
 def run_script(*command: str) -> None:
