@@ -17,7 +17,15 @@ const chinese = JSON.parse(element("chinese").textContent);
 
 // left, right: indices of the two images compared. x, y: the upper left corner of the magnified region, in fractions of
 // the image; its sides are 1 / zoom of the image's.
-const view = { row: bothEndsFirst[0], left: 0, right: Math.min(2, panels.length - 1), divider: 50, zoom: 4, x: 0.375, y: 0.375 };
+const view = {
+  row: bothEndsFirst[0],
+  left: 0,
+  right: Math.min(2, panels.length - 1),
+  divider: 50,
+  zoom: 4,
+  x: 0.375,
+  y: 0.375,
+};
 
 const MAX_ZOOM = 16;
 // A step of an arrow key, in sides of the region.
@@ -26,7 +34,6 @@ const ARROWS = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], Arrow
 const ZOOM_KEYS = { "+": Math.SQRT2, "=": Math.SQRT2, "-": Math.SQRT1_2 };
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-const percent = (fraction) => `${100 * fraction}%`;
 
 /** Show the pair of `view`: its images, its name, its sizes. */
 function drawPair() {
@@ -50,7 +57,8 @@ function drawView() {
   view.x = clamp(view.x, 0, 1 - side);
   view.y = clamp(view.y, 0, 1 - side);
   for (const name of ["zoom", "x", "y"]) viewer.style.setProperty(`--${name}`, view[name]);
-  Object.assign(frame.style, { left: percent(view.x), top: percent(view.y), width: percent(side), height: percent(side) });
+  const box = { left: view.x, top: view.y, width: side, height: side };
+  for (const [name, fraction] of Object.entries(box)) frame.style[name] = `${100 * fraction}%`;
   viewer.style.setProperty("--divider", `${view.divider}%`);
   frame.hidden = view.zoom === 1;
   element("divider").value = view.divider;
