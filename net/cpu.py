@@ -110,8 +110,7 @@ class _Conv3x3(jt.Function):
         return dx, dweight
 
 
-def conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
-    return _Conv3x3.apply(x, weight)
+conv3x3 = _Conv3x3.apply
 
 
 class _PReLU(jt.Function):
@@ -131,8 +130,7 @@ class _PReLU(jt.Function):
         return dx, dslope
 
 
-def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
-    return _PReLU.apply(x, slope)
+prelu = _PReLU.apply
 
 
 class _DepthwiseConv3x3(jt.Function):
@@ -194,8 +192,7 @@ class _GatedGelu(jt.Function):
         return dx
 
 
-def gated_gelu(x: jt.Var) -> jt.Var:
-    return _GatedGelu.apply(x)
+gated_gelu = _GatedGelu.apply
 
 
 class _ChannelLayerNorm(jt.Function):
@@ -224,8 +221,7 @@ class _ChannelLayerNorm(jt.Function):
         return dx, dweight, dbias if self.has_bias else None
 
 
-def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
-    return _ChannelLayerNorm.apply(x, weight, bias)
+channel_layer_norm = _ChannelLayerNorm.apply
 
 
 _FEED_FORWARD = (
@@ -330,17 +326,7 @@ class _Merge(jt.Function):
         )
 
 
-def merge(
-    f: jt.Var,
-    g: jt.Var,
-    weight2: jt.Var,
-    bias2: jt.Var,
-    slope2: jt.Var,
-    weight3: jt.Var,
-    bias3: jt.Var,
-    slope3: jt.Var,
-) -> jt.Var:
-    return _Merge.apply(f, g, weight2, bias2, slope2, weight3, bias3, slope3)
+merge = _Merge.apply
 
 
 _TEXT = (
@@ -350,12 +336,13 @@ _TEXT = (
 
 
 class _PooledTextAttention(jt.Function):
-    def execute(self, heads: int, *inputs: jt.Var) -> jt.Var:
-        self.heads, self.saved = heads, inputs
+    def execute(self, *arguments: jt.Var | int) -> jt.Var:
+        *inputs, self.heads = arguments
+        self.saved = inputs
         text = inputs[0]
         (y,) = _call(
             "text.h",
-            _TEXT % heads + "pooled_text_attention(s, weights, in0_p, in1_p, out0_p);",
+            _TEXT % self.heads + "pooled_text_attention(s, weights, in0_p, in1_p, out0_p);",
             inputs,
             [(text.shape[0], 1, text.shape[2])],
         )
@@ -369,19 +356,10 @@ class _PooledTextAttention(jt.Function):
             (*self.saved, dout),
             [x.shape for x in self.saved],
         )
-        return None, *grads
+        return *grads, None
 
 
-def pooled_text_attention(
-    text: jt.Var,
-    tokens: jt.Var,
-    in_weight: jt.Var,
-    in_bias: jt.Var,
-    out_weight: jt.Var,
-    out_bias: jt.Var,
-    heads: int,
-) -> jt.Var:
-    return _PooledTextAttention.apply(heads, text, tokens, in_weight, in_bias, out_weight, out_bias)
+pooled_text_attention = _PooledTextAttention.apply
 
 
 _RESIZE = "ResizeShape s{%s_shape0 * %s_shape1, %s_shape2, %s_shape3, %s_shape2, %s_shape3};\n"

@@ -251,7 +251,7 @@ def compare(case: str, names: Sequence[str], size: tuple[int, int], threads: int
                 warm_up = worker.run()
                 if warm_up is not None:
                     first.setdefault(name, warm_up)
-                    worker.run()
+            worker.run()  # its data comes back to the caches from which the others drove it
             seconds = worker.run()
             if seconds is None:
                 failed[name] = worker.why()

@@ -274,16 +274,8 @@ inline void channel_attention_backward(
             parts[i] = rows.grad;
         }
     }
-    for (size_t i = 1; i < all.size(); i++) {
-        add_to(parts[0].norm_weight, parts[i].norm_weight);
-        add_to(parts[0].norm_bias, parts[i].norm_bias);
-        add_to(parts[0].expand, parts[i].expand);
-        add_to(parts[0].depthwise, parts[i].depthwise);
-    }
-    write(parts[0].norm_weight, out.norm_weight);
-    write(parts[0].norm_bias, out.norm_bias);
-    write(parts[0].expand, out.expand);
-    write(parts[0].depthwise, out.depthwise);
+    for (size_t i = 1; i < all.size(); i++) parts[0].add(parts[i]);
+    parts[0].write_to(out);
 }
 
 }  // namespace film

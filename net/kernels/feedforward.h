@@ -96,16 +96,10 @@ inline void feed_forward_backward(
     ExpansionGrad total(expansion);
     std::vector<double> contract((size_t)hidden * c);
     for (size_t i = 0; i < all.size(); i++) {
-        add_to(total.norm_weight, parts[i].norm_weight);
-        add_to(total.norm_bias, parts[i].norm_bias);
-        add_to(total.expand, parts[i].expand);
-        add_to(total.depthwise, parts[i].depthwise);
+        total.add(parts[i]);
         add_to(contract, contract_parts[i]);
     }
-    write(total.norm_weight, out.norm_weight);
-    write(total.norm_bias, out.norm_bias);
-    write(total.expand, out.expand);
-    write(total.depthwise, out.depthwise);
+    total.write_to(out);
     for (int k = 0; k < hidden; k++)
         for (int j = 0; j < c; j++) out.contract[j * hidden + k] = (float)contract[(size_t)k * c + j];
 }

@@ -147,12 +147,6 @@ struct ForwardRows {
 };
 
 // Gradients of an Expansion's weights, in double.
-struct ExpansionGrad {
-    std::vector<double> norm_weight, norm_bias, expand, depthwise;
-    explicit ExpansionGrad(const Expansion& l)
-        : norm_weight(l.c), norm_bias(l.c), expand((size_t)l.e * l.c), depthwise((size_t)l.e * 9) {}
-};
-
 inline void add_to(std::vector<double>& total, const std::vector<double>& part) {
     for (size_t i = 0; i < total.size(); i++) total[i] += part[i];
 }
@@ -160,6 +154,28 @@ inline void add_to(std::vector<double>& total, const std::vector<double>& part) 
 inline void write(const std::vector<double>& values, float* out) {
     for (size_t i = 0; i < values.size(); i++) out[i] = (float)values[i];
 }
+
+struct ExpansionGrad {
+    std::vector<double> norm_weight, norm_bias, expand, depthwise;
+    explicit ExpansionGrad(const Expansion& l)
+        : norm_weight(l.c), norm_bias(l.c), expand((size_t)l.e * l.c), depthwise((size_t)l.e * 9) {}
+
+    void add(const ExpansionGrad& o) {
+        add_to(norm_weight, o.norm_weight);
+        add_to(norm_bias, o.norm_bias);
+        add_to(expand, o.expand);
+        add_to(depthwise, o.depthwise);
+    }
+
+    // `out` has a pointer of each name.
+    template <class Pointers>
+    void write_to(const Pointers& out) const {
+        write(norm_weight, out.norm_weight);
+        write(norm_bias, out.norm_bias);
+        write(expand, out.expand);
+        write(depthwise, out.depthwise);
+    }
+};
 
 // Add one row's part of a window's gradient, sum over the row of d times the shifted input; returns the sum of d, whose
 // tail is zero.
