@@ -133,6 +133,7 @@ def test_fused_images_and_the_table(trained, suffix):
     done = run(
         *("test.py", "--dataset", "Set", "--ckpt_path", checkpoint, "--h5_dir", folder, "--out_dir", out),
         "--contact_sheet",
+        "--report",
     )
     assert done.returncode == 0, done.stderr
     images = sorted((out / "Set" / "Gray").iterdir())
@@ -148,6 +149,7 @@ def test_fused_images_and_the_table(trained, suffix):
     assert table[3].split()[0] == "FILM"
     assert "images/s" in done.stdout
     assert (out / "Set" / "contact_sheet.png").is_file()
+    assert (out / "Set" / "report.html").is_file()
 
 
 def test_ctrl_c_ends_cleanly(trained):

@@ -2,6 +2,7 @@
 
     python -m tools.benchmark inference            # a fused image: Jittor, ONNX Runtime, OpenVINO, PyTorch
     python -m tools.benchmark training             # a step: forward, backward, Adam
+    python -m tools.benchmark start                # compiling the kernels, and a start when they are compiled
     python -m tools.benchmark sizes                # images of many sizes: does a new size cost anything?
     python -m tools.benchmark loading              # how long does training wait for its data?
     python -m tools.benchmark metrics              # twelve metrics of a pair, beside the plain formulas
@@ -20,6 +21,7 @@ import importlib.util
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -32,7 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from utils.errors import run_command
+from utils.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 INFERENCE_SIZES = (STAGE_SIZE, (480, 640))
@@ -173,12 +175,12 @@ CASES = {"inference": INFERENCE, "training": TRAINING}
 class Worker:
     """A contender in a process of its own, which runs once for every line it is sent."""
 
-    def __init__(self, case: str, name: str, size: tuple[int, int], threads: int) -> None:
+    def __init__(self, case: str, name: str, size: tuple[int, int], threads: int, root: Path = ROOT) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | CASES[case][name][2]
         command = [sys.executable, "-m", "tools.benchmark", "worker", case, name, *map(str, (*size, threads))]
         self.process = subprocess.Popen(
             command,
-            cwd=ROOT,
+            cwd=root,
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -251,7 +253,8 @@ def compare(case: str, names: Sequence[str], size: tuple[int, int], threads: int
                 warm_up = worker.run()
                 if warm_up is not None:
                     first.setdefault(name, warm_up)
-            worker.run()  # its data comes back to the caches from which the others drove it
+            if together:
+                worker.run()  # its data comes back to the caches from which the others drove it
             seconds = worker.run()
             if seconds is None:
                 failed[name] = worker.why()
@@ -277,6 +280,29 @@ def compare(case: str, names: Sequence[str], size: tuple[int, int], threads: int
         middle = median(times[name])
         ratio = f"{middle / ours:.2f}" if ours else ""
         print(f"{name:<30}{middle:>9.3f}{ratio:>9}{peaks[name] / 1e9:>9.2f}{first[name]:>9.1f}")
+
+
+def starts(threads: int) -> None:
+    """Time processes that make one fused image, and one training step, before and after their kernels are compiled.
+
+    They run in a copy of the code: the place of the kernels' files belongs to their key in Jittor's cache.
+    """
+    seconds: dict[str, list[float]] = {"inference": [], "training": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for package in ("net", "utils", "tools"):
+            shutil.copytree(ROOT / package, Path(folder) / package)
+        for _ in tqdm(range(2), desc="start", unit="start"):
+            for case, times in seconds.items():
+                started = time.perf_counter()
+                worker = Worker(case, OURS, STAGE_SIZE, threads, Path(folder))
+                if worker.run() is None:
+                    raise UserError(f"{case}: {worker.why()}")
+                times.append(time.perf_counter() - started)
+                worker.close()
+    print(f"\n{'from the start of a process to':<30}{'first, s':>10}{'second, s':>11}")
+    for case, label in (("inference", "its first fused image"), ("training", "its first training step")):
+        print(f"{label:<30}{seconds[case][0]:>10.1f}{seconds[case][1]:>11.1f}")
+    print(f"compiling the kernels of both: {sum(first - second for first, second in seconds.values()):.1f} s")
 
 
 def new_sizes(threads: int, count: int) -> None:
@@ -404,6 +430,8 @@ def get_args_parser() -> argparse.ArgumentParser:
         sub.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
         sub.add_argument("--rounds", type=int, default=9 if case == "inference" else 3, help="timed runs of each")
         sub.add_argument("--only", nargs="+", choices=tuple(contenders), default=tuple(contenders), metavar="NAME")
+    start = commands.add_parser("start", help="compiling the kernels, and a start when they are compiled")
+    start.add_argument("--threads", type=int, default=os.cpu_count())
     sizes = commands.add_parser("sizes", help="does an image of a new size cost anything?")
     sizes.add_argument("--threads", type=int, default=os.cpu_count())
     sizes.add_argument("--count", type=int, default=20, help="how many sizes")
@@ -427,6 +455,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = get_args_parser().parse_args(argv)
     if args.command == "worker":
         work(args.case, args.name, *args.numbers)
+    elif args.command == "start":
+        starts(args.threads)
     elif args.command == "sizes":
         new_sizes(args.threads, args.count)
     elif args.command == "inference":
