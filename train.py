@@ -61,9 +61,9 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(
         "--resume",
         metavar="auto|FILE",
-        help="go on from this checkpoint, in the run's folder where it lies in one (else in a new one), with its "
-        "options; one given here that would change the losses is an error. auto: the newest whole checkpoint of the newest run "
-        "under --exp_root that has the options given here; where there is none a new run starts",
+        help="go on from this checkpoint, in the run's folder where it lies in one (else in a new one), with the run's "
+        "options; one given here that would change the losses is an error. auto: the newest whole checkpoint of the "
+        "newest run under --exp_root that has the options given here; where there is none a new run starts",
     )
     add(
         "--save_every",
