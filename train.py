@@ -13,7 +13,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from utils.arguments import HelpFormatter, not_negative, positive, positive_int
-from utils.errors import UserError, run_command
+from utils.errors import Stopped, UserError, run_command
 from utils.h5 import Batch, H5Dataset, Loader
 from utils.log import LogLine, eta_text
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from net.Film import Net
     from utils.jittor_env import jt
     from utils.optim import Adam, StepLR
-    from utils.run import RunFolder
+    from utils.run import Checkpoint, RunFolder
 
 ROOT = Path(__file__).resolve().parent
 CODE_OF_A_RUN = (ROOT / "train.py", ROOT / "net", ROOT / "utils")
@@ -58,7 +58,20 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
     add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
     add("--pretrain", type=Path, metavar="FILE", help="start from these weights (.pkl, or .pth of the official code)")
-    add("--resume", type=Path, metavar="FILE", help="go on from this checkpoint: weights, optimizer, schedule, order")
+    add(
+        "--resume",
+        metavar="auto|FILE",
+        help="go on from this checkpoint, in the run's folder where it lies in one (else in a new one), with the run's "
+        "options; one given here that would change the losses is an error. auto: the newest whole checkpoint of the "
+        "newest run under --exp_root that has the options given here; where there is none a new run starts",
+    )
+    add(
+        "--save_every",
+        type=positive_int,
+        metavar="N",
+        help="write a checkpoint every N steps, too, not only each epoch",
+    )
+    add("--keep", type=positive_int, metavar="N", help="keep only the N newest checkpoints of the run (default: all)")
     add("--seed", type=int, default=0, help="seed of the initial weights and of the order of the pairs")
     add("--no_shuffle", action="store_true", help="take the pairs in the order of the file")
     add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in all")
@@ -78,6 +91,7 @@ class Trainer:
         self.ssim_weight = ssim_weight
         self.epoch = 0  # epochs finished
         self.step = 0  # steps made
+        self.seconds = 0.0  # of training, over all parts of a run
 
     def train_step(self, batch: Batch) -> tuple[dict[str, float], jt.Var]:
         """Forward, backward and update on one batch.
@@ -106,8 +120,8 @@ class Trainer:
         self.step += 1
         return dict(zip(("loss", "loss_in_grad", "lplssim_a", "lplssim_b"), values, strict=True)), fused
 
-    def state(self, seed: int) -> dict[str, Any]:
-        """What a checkpoint holds."""
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint holds, beside the options of the run."""
         from utils.checkpoint import weights_of_net
 
         return {
@@ -116,10 +130,10 @@ class Trainer:
             "schedule": self.schedule.state_dict(),
             "epoch": self.epoch,
             "step": self.step,
-            "seed": seed,
+            "seconds": self.seconds,
         }
 
-    def load_state(self, state: dict[str, Any], path: Path) -> None:
+    def load_state(self, state: Mapping[str, Any], path: Path) -> None:
         """Go on from a checkpoint.
 
         Raises:
@@ -132,55 +146,57 @@ class Trainer:
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
             self.epoch, self.step = int(state["epoch"]), int(state["step"])
+            self.seconds = float(state.get("seconds", 0))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{path}: cannot be resumed ({error}); --pretrain takes its weights alone") from error
 
 
-def build_trainer(args: argparse.Namespace) -> Trainer:
-    """Network, optimizer and schedule as the options ask, with the weights of --pretrain or --resume."""
+def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Trainer:
+    """Network, optimizer and schedule as the options ask, or as they were at `checkpoint`."""
     from net.Film import Net
     from utils.checkpoint import load_weights, read_checkpoint, weights_of
     from utils.jittor_env import jt
     from utils.optim import Adam, StepLR
 
-    jt.set_global_seed(args.seed)
+    jt.set_global_seed(abs(args.seed))
     net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
-    if args.pretrain:
+    if args.pretrain and not checkpoint:
         load_weights(net, weights_of(read_checkpoint(args.pretrain), args.pretrain), args.pretrain)
     optimizer = Adam(dict(net.named_parameters()), args.lr)
     schedule = StepLR(optimizer, args.step_size, args.gamma)
     trainer = Trainer(net, optimizer, schedule, args.loss_grad_weight, args.loss_ssim)
-    if args.resume:
-        state = read_checkpoint(args.resume)
-        trainer.load_state(state, args.resume)
-        args.seed = int(state.get("seed", args.seed))
+    if checkpoint:
+        trainer.load_state(checkpoint.state, checkpoint.path)
     return trainer
 
 
 class _StopRequest:
-    """Set by the first Ctrl-C, so that a run ends between two steps; the second one ends it at once."""
+    """Set by the first Ctrl-C or SIGTERM, so that a run ends between two steps; the second one ends it at once."""
 
     def __init__(self) -> None:
-        self.wanted = False
+        self.signal: int | None = None
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        previous = signal.signal(signal.SIGINT, self._handle)
+        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
-    def _handle(self, *_: object) -> None:
-        if self.wanted:
-            raise KeyboardInterrupt
-        self.wanted = True
+    def _handle(self, number: int, _: object) -> None:
+        if self.signal is not None:
+            raise Stopped(number)
+        self.signal = number
 
 
 def train_one_epoch(
     trainer: Trainer, loader: Loader, run: RunFolder, args: argparse.Namespace, stop: _StopRequest
 ) -> bool:
     """Train the epoch that `trainer` is in, from the step it is at; log every step. Returns whether it was finished."""
+    from utils.jittor_env import jt
+
     batches = len(loader)
     done = trainer.step - trainer.epoch * batches
     if not 0 <= done < batches:
@@ -198,42 +214,62 @@ def train_one_epoch(
     with bar:
         started = time.perf_counter()
         for index, batch in enumerate(bar, start=done):
+            # Jittor's random state cannot be read, so each step has one that follows from its number.
+            jt.set_global_seed((abs(args.seed) + trainer.step) % 2**31)
             losses, fused = trainer.train_step(batch)
             now = time.perf_counter()
             eta = eta_text(trainer.epoch + 1, args.numepochs, index, batches, now - started)
+            trainer.seconds += now - started
             started = now
             run.log_step(LogLine(trainer.epoch + 1, args.numepochs, index, batches, **losses, eta=eta), trainer.step)
             bar.set_postfix(loss=f"{losses['loss']:.4f}")
             if index < BATCHES_WITH_PICTURES:
                 for row, (name, image) in enumerate(zip(batch.names, fused.numpy(), strict=True)):
                     run.write_picture(trainer.epoch + 1, name, batch.image_a[row, 0], batch.image_b[row, 0], image[0])
-            if stop.wanted or trainer.step == args.max_steps:
+            if stop.signal or trainer.step == args.max_steps:
                 break
+            if args.save_every and trainer.step % args.save_every == 0 and index + 1 < batches:
+                save(trainer, run, args, whole_epoch=False)
     return trainer.step == (trainer.epoch + 1) * batches
 
 
-def train(args: argparse.Namespace) -> None:
-    """Train as the options say.
+def save(trainer: Trainer, run: RunFolder, args: argparse.Namespace, whole_epoch: bool) -> Path:
+    """Write a checkpoint with the options that a run goes on with, and return its path."""
+    from utils.run import LENGTH, settings_of
+
+    options = settings_of(vars(args)) | {LENGTH: args.numepochs}
+    return run.save(trainer.state() | {"options": options}, whole_epoch, args.keep)
+
+
+def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> None:
+    """Train as the options say, from `checkpoint` on.
 
     Raises:
         UserError: bad data, a checkpoint that does not fit, a loss that is not finite.
-        KeyboardInterrupt: after Ctrl-C, once the checkpoint of the step just made is written.
+        Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the step just made is written.
     """
-    from utils.checkpoint import save_checkpoint
     from utils.jittor_env import use_device
-    from utils.run import CURVE_NAME, RunFolder
+    from utils.run import CURVE_NAME, RunFolder, make_run_folder
 
     with H5Dataset(args.dataset_path) as dataset:
         if len(dataset) < args.batch_size:
             raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
         print(use_device(args.device))
-        trainer = build_trainer(args)
+        trainer = build_trainer(args, checkpoint)
         stop = _StopRequest()
-        started = time.time()
-        with RunFolder(args.exp_root, vars(args), CODE_OF_A_RUN) as run, stop.listening():
+        saved = checkpoint.path if checkpoint else None
+        if checkpoint:
+            where = "" if checkpoint.run else "; it lies in no run's folder: a new one is made"
+            print(f"goes on from {checkpoint.path}, {trainer.step} steps{where}")
+        if checkpoint and checkpoint.run:
+            opened = RunFolder(checkpoint.run, trainer.epoch, trainer.step)
+        else:
+            opened = RunFolder(make_run_folder(args.exp_root, vars(args), CODE_OF_A_RUN))
+        last = args.max_steps or math.inf
+        with opened as run, stop.listening():
             print(f"run: {run.path}")
-            while trainer.epoch < args.numepochs:
-                run.log_learning_rate(trainer.optimizer.lr, trainer.step)
+            while trainer.epoch < args.numepochs and trainer.step < last and not stop.signal:
+                run.log_learning_rate(trainer.optimizer.lr, trainer.step + 1)
                 loader = Loader(
                     dataset,
                     args.batch_size,
@@ -243,27 +279,64 @@ def train(args: argparse.Namespace) -> None:
                     epoch=trainer.epoch,
                 )
                 finished = train_one_epoch(trainer, loader, run, args, stop)
-                checkpoint = run.checkpoint(trainer.epoch + 1)
                 if finished:
                     trainer.epoch += 1
                     trainer.schedule.step()
-                save_checkpoint(checkpoint, trainer.state(args.seed))
+                saved = save(trainer, run, args, whole_epoch=finished)
                 run.refresh()
-                if stop.wanted or trainer.step == args.max_steps:
-                    break
-            if not stop.wanted:
-                run.log_total_time(time.time() - started)
-        print(f"checkpoint: {checkpoint}\nloss curve: {run.path / CURVE_NAME}")
-        if stop.wanted:
-            raise KeyboardInterrupt
+            if not stop.signal:
+                run.log_total_time(trainer.seconds)
+        print(f"checkpoint: {saved}\nloss curve: {run.path / CURVE_NAME}")
+        if stop.signal:
+            raise Stopped(stop.signal)
+
+
+def options_of_run(
+    parser: argparse.ArgumentParser, argv: Sequence[str] | None, checkpoint: Checkpoint
+) -> argparse.Namespace:
+    """The options given in `argv`, and for the others those of the run that `checkpoint` belongs to.
+
+    The data may have moved, and the number of epochs may change.
+
+    Raises:
+        UserError: an option is given that would change the losses.
+    """
+    from utils.run import settings_of
+
+    recorded = checkpoint.options
+    words = [
+        f"--{name}" if value is True else f"--{name}={value}" for name, value in recorded.items() if value is not False
+    ]
+    args = parser.parse_args([*words, *(sys.argv[1:] if argv is None else argv)])
+    for name, value in settings_of(vars(args)).items():
+        if name != "dataset_path" and value != recorded.get(name, value):
+            raise UserError(
+                f"--{name} {value}: {checkpoint.path} was trained with {recorded[name]}; leave the option out, or "
+                "start a new run from its weights with --pretrain"
+            )
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = get_args_parser()
     args = parser.parse_args(argv)
-    if args.pretrain and args.resume:
-        parser.error("--pretrain and --resume exclude each other: a resumed run has its weights")
-    train(args)
+    checkpoint = None
+    if args.resume:
+        from utils.checkpoint import read_checkpoint
+        from utils.run import Checkpoint, newest_checkpoint, settings_of
+
+        if args.resume == "auto":
+            checkpoint = newest_checkpoint(args.exp_root, settings_of(vars(args)))
+            if checkpoint is None:
+                print(f"--resume auto: no whole checkpoint of such a run under {args.exp_root}; a new run starts")
+            else:
+                args.resume = checkpoint.path
+        elif args.pretrain:
+            parser.error("--pretrain and --resume FILE exclude each other: a resumed run has its weights")
+        else:
+            checkpoint = Checkpoint(Path(args.resume), read_checkpoint(Path(args.resume)))
+            args = options_of_run(parser, argv, checkpoint)
+    train(args, checkpoint)
 
 
 if __name__ == "__main__":

@@ -39,7 +39,7 @@ def demo(out: Path) -> None:
     for mode in ("train", "test"):
         run_script("data_process.py", "--task", "IVF", "--dataset", DATASET, "--mode", mode, "--out", str(h5))
     run_script("train.py", "--dataset_path", str(h5 / f"{DATASET}_train.h5"), *TRAINING, "--exp_root", str(runs))
-    checkpoint = max(runs.glob("*/*/model/*.pkl"), key=lambda path: path.stat().st_mtime)
+    checkpoint = max(runs.glob("*/*/model/ckpt_*.pkl"), key=lambda path: path.stat().st_mtime)
     run_script(
         *("test.py", "--dataset", DATASET, "--ckpt_path", str(checkpoint), "--h5_dir", str(h5)),
         *("--out_dir", str(fused), "--contact_sheet"),

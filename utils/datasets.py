@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import is_leftover
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MODES = ("train", "test")
@@ -104,7 +105,7 @@ class ImageFolder:
             raise UserError(f"{folder}: no such folder; it should hold the images of the pairs")
         self.files: dict[str, list[str]] = {}
         for path in folder.iterdir():
-            if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.suffix.lower() in IMAGE_SUFFIXES and not is_leftover(path.name):
                 self.files.setdefault(path.stem, []).append(path.name)
 
     def find(self, listed: str) -> Path:

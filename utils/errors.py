@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
 
 
 class UserError(Exception):
@@ -17,18 +17,27 @@ class UserError(Exception):
     """
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end. Its exit code is 128 and the signal's number, as a shell has it."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.signal = signal.Signals(number)
+
+
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run the `main` of a script and return its exit code.
 
-    0 on success; 2, after one line on stderr, for a `UserError`; 130 for Ctrl-C. Any other exception is a bug of ours
-    and keeps its traceback. Scripts end with ``sys.exit(run_command(main))``.
+    0 on success; 2, after one line on stderr, for a `UserError`; 130 for Ctrl-C, 143 for SIGTERM. Any other exception
+    is a bug of ours and keeps its traceback. Scripts end with ``sys.exit(run_command(main))``.
     """
     try:
         main(argv)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return EXIT_INTERRUPTED
+    except KeyboardInterrupt as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        print("terminated" if number == signal.SIGTERM else "interrupted", file=sys.stderr)
+        return 128 + number
     return 0

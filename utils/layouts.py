@@ -15,6 +15,7 @@ from pathlib import Path
 
 from utils.datasets import IMAGE_SUFFIXES, TASKS, ImageFolder, Pair, find_pairs, read_list, stem
 from utils.errors import UserError
+from utils.files import is_leftover
 
 SPLITS = Path(__file__).resolve().parent / "splits"
 NAMES_SHOWN = 5
@@ -236,7 +237,8 @@ def _images(folder: Path) -> Iterator[Path]:
     for parent, children, files in os.walk(folder, followlinks=True):
         above = Path(parent).resolve()
         children[:] = [child for child in children if not above.is_relative_to(Path(parent, child).resolve())]
-        yield from (Path(parent, file) for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES)
+        images = (file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES and not is_leftover(file))
+        yield from (Path(parent, file) for file in images)
 
 
 def _detected(folder: Path, paths: Iterable[Path], task: str | None, dataset: str | None) -> _Found:

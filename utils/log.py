@@ -5,13 +5,16 @@ Logs of the official code have the same form (film.md, section 3), so one reader
 
 from __future__ import annotations
 
+import fcntl
 import logging
+import os
 import re
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
 from utils.errors import UserError
+from utils.files import naming
 
 logger = logging.getLogger(__name__)
 
@@ -100,3 +103,68 @@ def read_log(path: Path | str) -> list[LogLine]:
     if replaced := len(lines) - len(steps):
         logger.warning("%s: steps replaced by a resumed run: %d", path, replaced)
     return [steps[step] for step in sorted(steps)]
+
+
+class LogFile:
+    """A log that one process at a time adds lines to, each with one write: a killed run leaves whole lines.
+
+    Raises:
+        UserError: it cannot be written, or another process is writing it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with naming(path):
+            self._file = path.open("ab", buffering=0)
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self.close()
+            raise UserError(
+                f"{path}: another process is going on with this run; wait for its end, or end it"
+            ) from error
+        except OSError:
+            pass  # a file system without locks
+
+    def go_back(self, step: int) -> None:
+        """Drop whatever stands behind the `step`-th step of the run: later steps, a cut line, the total time.
+
+        Raises:
+            UserError: the log cannot be cut.
+        """
+        # Latin-1: one character a byte, whatever a crash has left in the file.
+        text = self.path.read_bytes().decode("latin-1")
+        last = end = 0
+        for match in _LINE.finditer(text):
+            epoch, _, batch, batches = map(int, match.groups()[:4])
+            number = (epoch - 1) * batches + batch + 1
+            if number <= step and text[match.end() : match.end() + 1] == "\n":
+                last, end = number, match.end() + 1
+        if last < step:
+            logger.warning("%s: ends at step %d, the checkpoint at step %d", self.path, last, step)
+        with naming(self.path):
+            self._file.truncate(end)
+
+    def write(self, line: str) -> None:
+        """Add a line, given without its break.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        data = f"{line}\n".encode()
+        with naming(self.path):
+            while data:
+                data = data[self._file.write(data) :]
+
+    def flush(self) -> None:
+        """Bring what was written to the disk.
+
+        Raises:
+            UserError: the disk is full.
+        """
+        with naming(self.path):
+            os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file, and let others write it."""
+        self._file.close()
