@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
-from collections import OrderedDict
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ import numpy as np
 
 from utils.errors import UserError
 from utils.files import atomic_path
+from utils.plain_pickle import MAX_BYTES, PlainUnpickler, Refused, Storage
 
 if TYPE_CHECKING:
     from utils.jittor_env import jt
@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 JITTOR_MARK = b"HCAJSLHD"
 # Official files carry the prefix of DataParallel.
 PREFIX = "module."
-TORCH_SUFFIXES = (".pth", ".pt")
+ZIP_MARK, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
+# `torch.save` before 1.6 begins with this number, pickled by protocol 2.
+LEGACY_MARK = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+MAX_ENTRIES = 20_000
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -49,11 +52,13 @@ def export_torch(weights: Mapping[str, np.ndarray], path: Path) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a `.pkl` that `jt.save` wrote or a `.pth` of PyTorch; tensors become NumPy arrays. Nothing is executed.
+    """Read what `jt.save` or `torch.save` wrote, whatever the suffix; tensors become NumPy arrays.
+
+    Nothing is executed (`utils.plain_pickle`), and neither memory nor time grows beyond what the file's size explains.
 
     Raises:
-        UserError: the file is missing, damaged, or holds something other than tensors, numbers, strings, lists and
-            dictionaries.
+        UserError: the file is missing, damaged, larger than half a gigabyte, or holds something other than tensors,
+            arrays, numbers, strings, lists, tuples and dictionaries.
     """
     path = Path(path)
     if not path.is_file():
@@ -61,12 +66,14 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path}: no such checkpoint; a .pkl of this project or a .pth of the official code was expected"
         )
     try:
-        content = _read_torch(path) if path.suffix in TORCH_SUFFIXES else _read_jittor(path.read_bytes())
-    except UserError:
-        raise
-    except Exception as error:
+        if path.stat().st_size > MAX_BYTES:
+            raise Refused(f"is larger than {MAX_BYTES >> 20} MiB")
+        content = _content(path.read_bytes())
+    except Refused as error:
+        raise UserError(f"{path}: cannot be read as a checkpoint: it {error}") from error
+    except Exception as error:  # damage shows in errors of many kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{path}: not a checkpoint that can be read ({reason[0]})") from error
+        raise UserError(f"{path}: cannot be read as a checkpoint ({reason[0]})") from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}; a dictionary of parameters was expected")
     return content
@@ -115,54 +122,61 @@ def weights_of_net(net: jt.nn.Module) -> dict[str, np.ndarray]:
     return {name: parameter.numpy() for name, parameter in net.named_parameters()}
 
 
-def _read_torch(path: Path) -> Any:
-    """A `.pth`, with torch's own safe loader."""
-    import torch
-
-    def to_numpy(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return value.detach().cpu().numpy()
-        if isinstance(value, dict):
-            return {key: to_numpy(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [to_numpy(item) for item in value]
-        return value
-
-    return to_numpy(torch.load(path, map_location="cpu", weights_only=True))
-
-
-def _read_jittor(data: bytes) -> Any:
-    """What `jt.save` wrote."""
-    body, digest, mark = data[:-28], data[-28:-8], data[-8:]
-    if mark != JITTOR_MARK:
-        raise ValueError("it does not end as a file of jt.save does; it may have been cut")
-    if hashlib.sha1(body).digest() != digest:
-        raise ValueError("its checksum is wrong: the file is damaged")
-    return _ArrayUnpickler(io.BytesIO(body)).load()
+def _content(data: bytes) -> Any:
+    """The content of a file, by the form that its first bytes and its end show."""
+    if data.startswith(ZIP_MARK):
+        return _read_zip(data)
+    if data.startswith(LEGACY_MARK):
+        return _read_legacy(data)
+    if data.endswith(JITTOR_MARK):
+        body, digest = data[:-28], data[-28:-8]
+        if hashlib.sha1(body).digest() != digest:
+            raise Refused("has a wrong checksum: it is damaged")
+        data = body
+    pickled = PlainUnpickler(data)
+    content = pickled.load()
+    if pickled.position != len(data):
+        raise Refused("does not end as a file of jt.save does; it may have been cut")
+    return pickled.plain(content, _no_storage)
 
 
-def _array_of(value: np.ndarray, *_: object) -> np.ndarray:
-    """Stands for `jittor.Var`, which pickles as a call on an array."""
-    return np.asarray(value)
+def _no_storage(storage: Storage) -> memoryview:
+    raise Refused(f"lacks the values {storage.key!r}")
 
 
-_ALLOWED = {
-    ("numpy.core.multiarray", "_reconstruct"): np.core.multiarray._reconstruct,
-    ("numpy.core.multiarray", "scalar"): np.core.multiarray.scalar,
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("jittor", "jittor_core.Var"): _array_of,
-    ("jittor_core", "Var"): _array_of,
-    ("collections", "OrderedDict"): OrderedDict,
-}
+def _read_zip(data: bytes) -> Any:
+    """What `torch.save` writes since PyTorch 1.6: a zip of a pickle and the tensors' values, not compressed."""
+    if data.count(ZIP_ENTRY) > MAX_ENTRIES:
+        raise Refused(f"is an archive of more than {MAX_ENTRIES} files")
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        entries = {entry.filename: entry for entry in archive.infolist()}
+        pickles = [name for name in entries if name.endswith("/data.pkl")]
+        if len(pickles) != 1:
+            raise Refused("is no archive of torch.save: it should hold one data.pkl")
+
+        def read(name: str) -> bytes:
+            entry = entries.get(folder + name)
+            if entry is None or entry.compress_type != zipfile.ZIP_STORED:
+                raise Refused(f"has no file {name!r} in it, or a compressed one")
+            return archive.read(entry)
+
+        folder = pickles[0].removesuffix("data.pkl")
+        if folder + "byteorder" in entries and read("byteorder") != b"little":
+            raise Refused("was written on a big-endian machine")
+        pickled = PlainUnpickler(read("data.pkl"))
+        return pickled.plain(pickled.load(), lambda storage: memoryview(read(f"data/{storage.key}")))
 
 
-class _ArrayUnpickler(pickle.Unpickler):
-    """Unpickles arrays, numbers, strings and their containers, and refuses everything else by name."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # numpy 2 renamed its core; both names are found in files.
-        allowed = _ALLOWED.get((module.replace("numpy._core", "numpy.core"), name))
-        if allowed is not None:
-            return allowed
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}, which a checkpoint has no need of")
+def _read_legacy(data: bytes) -> Any:
+    """What `torch.save` wrote before: five pickles (the fourth is the content), then the values."""
+    pickled = PlainUnpickler(data)
+    *_, content, keys = (pickled.load() for _ in range(5))
+    values = {}
+    for key in keys:
+        if key not in pickled.storages:
+            raise Refused("names the values of its tensors in no known way")
+        pickled.take(8)  # their number, which the content tells too
+        values[key] = pickled.take(pickled.storages[key].nbytes)
+    if pickled.position != len(data):
+        raise Refused("goes on behind its end: it is damaged")
+    return pickled.plain(content, lambda storage: values[storage.key])

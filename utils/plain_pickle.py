@@ -1,0 +1,420 @@
+"""Pickles read as plain data, by a machine of our own that can neither call nor import anything.
+
+Python's unpickler does what the file says, and a list of forbidden names is never complete. This machine knows only the
+instructions that plain data needs, and only the names in `_NAMES`, each of which stands for a function of this module.
+Bytes are never copied before their number is known, and no file can claim more than `MAX_BYTES`, `MAX_STEPS` or
+`MAX_DEPTH`: a checkpoint of FILM takes a twentieth of each.
+"""
+
+from __future__ import annotations
+
+import pickle
+import pickletools
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+
+MAX_BYTES = 512 << 20  # of a file, and of all arrays and texts in it
+MAX_STEPS = 300_000  # instructions
+MAX_DEPTH = 50  # containers within containers
+MAX_NAME = 200
+
+_NUMBERS = {pickle.BININT1: "<B", pickle.BININT2: "<H", pickle.BININT: "<i", pickle.BINFLOAT: ">d"}
+_TEXTS = {pickle.SHORT_BINUNICODE: "<B", pickle.BINUNICODE: "<I", pickle.BINUNICODE8: "<Q"}
+_BYTES = {pickle.SHORT_BINBYTES: "<B", pickle.BINBYTES: "<I", pickle.BINBYTES8: "<Q"}
+_CONSTANTS = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}
+_EMPTY = {pickle.EMPTY_LIST: list, pickle.EMPTY_TUPLE: tuple, pickle.EMPTY_DICT: dict}
+_TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
+_PUTS = {pickle.BINPUT: "<B", pickle.LONG_BINPUT: "<I"}
+_GETS = {pickle.BINGET: "<B", pickle.LONG_BINGET: "<I"}
+_SKIPPED = {pickle.PROTO: 1, pickle.FRAME: 8}  # with so many bytes behind them
+
+_STORAGES = {
+    "Double": "f8",
+    "Float": "f4",
+    "Half": "f2",
+    "BFloat16": "bfloat16",
+    "Long": "i8",
+    "Int": "i4",
+    "Short": "i2",
+    "Char": "i1",
+    "Byte": "u1",
+    "Bool": "b1",
+}
+
+
+class Refused(ValueError):
+    """What a checkpoint may not hold; the message goes on from 'the file ...'."""
+
+
+@dataclass
+class _Array:
+    """A NumPy array or scalar; its state comes after the object itself."""
+
+    value: np.ndarray | None = None
+
+
+@dataclass
+class _Dtype:
+    """A NumPy dtype of numbers."""
+
+    spec: str
+    order: str = "<"
+
+    def numpy(self) -> np.dtype:
+        return np.dtype(self.order + self.spec)
+
+
+@dataclass(frozen=True)
+class _Name:
+    """A name that the file asks for, and what stands for it here: a function of the machine and its arguments."""
+
+    text: str
+    build: Callable[..., Any]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """The values of tensors of PyTorch, which lie elsewhere in the file; 'bfloat16' is a dtype that NumPy lacks."""
+
+    key: str
+    dtype: str
+    numel: int
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * (2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize)
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    """A view of a storage, in elements."""
+
+    storage: Storage
+    offset: int
+    size: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class PlainUnpickler:
+    """Reads one pickle after another from `data`; `position` is where the next one begins, and
+    `storages` what tensors they spoke of, by key.
+
+    `plain` turns what `load` gives into NumPy arrays, numbers, strings, lists, tuples and dictionaries.
+    """
+
+    def __init__(self, data: bytes, position: int = 0) -> None:
+        self.data = memoryview(data)
+        self.position = position
+        self.storages: dict[str, Storage] = {}
+        self._bytes_left = MAX_BYTES
+        self._steps_left = MAX_STEPS
+
+    def load(self) -> Any:
+        """Read one pickle.
+
+        Raises:
+            Refused: it asks for something that a checkpoint has no need of, is too large, or ends early.
+        """
+        self._stack: list[Any] = []
+        self._marks: list[list[Any]] = []
+        self._memo: dict[int, Any] = {}
+        try:
+            while (code := bytes(self.take(1))) != pickle.STOP:
+                self._steps_left -= 1
+                if self._steps_left < 0:
+                    raise Refused(f"takes more than {MAX_STEPS} instructions")
+                self._step(code)
+            return self._stack.pop()
+        except (IndexError, KeyError, TypeError, AttributeError) as error:
+            raise Refused("is no pickle that can be read") from error
+
+    def take(self, count: int) -> memoryview:
+        """The next bytes.
+
+        Raises:
+            Refused: there are not so many.
+        """
+        if count > len(self.data) - self.position:
+            raise Refused("ends early; it may have been cut")
+        self.position += count
+        return self.data[self.position - count : self.position]
+
+    def plain(self, value: Any, read: Callable[[Storage], memoryview]) -> Any:
+        """What `load` gave, as plain data; `read` gives the bytes of a storage.
+
+        Raises:
+            Refused: there is something in it that is no plain data.
+        """
+        done: dict[int, Any] = {}
+
+        def convert(item: Any, depth: int) -> Any:
+            if item is None or isinstance(item, bool | int | float | str):
+                return item
+            if id(item) not in done:
+                if depth > MAX_DEPTH:
+                    raise Refused(f"holds more than {MAX_DEPTH} containers within each other")
+                done[id(item)] = convert_object(item, depth + 1)
+            return done[id(item)]
+
+        def convert_object(item: Any, depth: int) -> Any:
+            if isinstance(item, _Array) and item.value is not None:
+                return item.value if item.value.ndim else item.value.item()
+            if isinstance(item, _Tensor):
+                return self._tensor(item, read)
+            if isinstance(item, list | tuple):
+                return type(item)([convert(part, depth) for part in item])
+            if isinstance(item, dict):
+                return {key: convert(part, depth) for key, part in item.items()}
+            name = item.text if isinstance(item, _Name) else _kind(item)
+            raise Refused(f"holds {name}; tensors, arrays, numbers, strings, lists and dictionaries were expected")
+
+        return convert(value, 0)
+
+    def spend(self, count: int) -> None:
+        """Count bytes that are about to be copied.
+
+        Raises:
+            Refused: with them there are more than `MAX_BYTES`.
+        """
+        self._bytes_left -= count
+        if self._bytes_left < 0:
+            raise Refused(f"claims more than {MAX_BYTES >> 20} MiB")
+
+    def _step(self, code: bytes) -> None:
+        push, pop = self._stack.append, self._stack.pop
+        if code in _NUMBERS:
+            push(self._number(_NUMBERS[code]))
+        elif code in _TEXTS:
+            push(self._text(self._number(_TEXTS[code])))
+        elif code in _BYTES:
+            push(self.take(self._number(_BYTES[code])))
+        elif code in _CONSTANTS:
+            push(_CONSTANTS[code])
+        elif code in _EMPTY:
+            push(_EMPTY[code]())
+        elif code in _TUPLES:
+            push(tuple(reversed([pop() for _ in range(_TUPLES[code])])))
+        elif code in _PUTS:
+            self._memo[self._number(_PUTS[code])] = self._stack[-1]
+        elif code in _GETS:
+            push(self._memo[self._number(_GETS[code])])
+        elif code in _SKIPPED:
+            self.take(_SKIPPED[code])
+        elif code == pickle.MEMOIZE:
+            self._memo[len(self._memo)] = self._stack[-1]
+        elif code == pickle.LONG1:
+            push(int.from_bytes(self.take(self._number("<B")), "little", signed=True))
+        elif code == pickle.MARK:
+            self._marks.append(self._stack)
+            self._stack = []
+        elif code == pickle.TUPLE:
+            items = self._since_mark()
+            self._stack.append(tuple(items))
+        elif code == pickle.APPEND:
+            self._extend([pop()])
+        elif code == pickle.APPENDS:
+            self._extend(self._since_mark())
+        elif code == pickle.SETITEM:
+            self._update([pop(-2), pop()])
+        elif code == pickle.SETITEMS:
+            self._update(self._since_mark())
+        elif code == pickle.GLOBAL:
+            push(_name(self._line(), self._line()))
+        elif code == pickle.STACK_GLOBAL:
+            name, module = pop(), pop()
+            push(_name(module, name))
+        elif code == pickle.REDUCE:
+            arguments, called = pop(), pop()
+            push(self._called(called, arguments))
+        elif code == pickle.BUILD:
+            self._set_state(pop())
+        elif code == pickle.BINPERSID:
+            storage = _storage(pop())
+            self.storages[storage.key] = storage
+            push(storage)
+        else:
+            raise Refused(f"uses the pickle instruction {self._described(code)}, which a checkpoint has no need of")
+
+    def _described(self, code: bytes) -> str:
+        known = pickletools.code2op.get(code.decode("latin1"))
+        if known is None:
+            return code.hex()
+        return f"{known.name} for {self._line()}.{self._line()}" if code == pickle.INST else known.name
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(form, self.take(struct.calcsize(form)))[0]
+
+    def _text(self, count: int) -> str:
+        text = self.take(count)
+        self.spend(4 * count)  # one character beyond the first plane makes all of them four bytes wide
+        return str(text, "utf-8", "surrogatepass")
+
+    def _line(self) -> str:
+        found = bytes(self.data[self.position : self.position + MAX_NAME]).find(b"\n")
+        line = self.take(found + 1 if found >= 0 else MAX_NAME)
+        return str(line[:-1], "utf-8", "replace")
+
+    def _since_mark(self) -> list[Any]:
+        items, self._stack = self._stack, self._marks.pop()
+        return items
+
+    def _extend(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not list:
+            raise Refused("is no pickle that can be read")
+        target.extend(items)
+
+    def _update(self, items: list[Any]) -> None:
+        target = self._stack[-1]
+        if type(target) is not dict or len(items) % 2:
+            raise Refused("is no pickle that can be read")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            # Others nest without end, or are made so that all of them fall together.
+            if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 1 << 31):
+                raise Refused(
+                    f"has a {type(key).__name__} as key of a dictionary; strings or whole numbers were expected"
+                )
+            target[key] = value
+
+    def _called(self, called: Any, arguments: Any) -> Any:
+        if not isinstance(called, _Name) or type(arguments) is not tuple:
+            raise Refused("calls something that is no name")
+        return called.build(self, *arguments)
+
+    def _set_state(self, state: Any) -> None:
+        target = self._stack[-1]
+        if isinstance(target, _Dtype):
+            version, order, *rest = state
+            if version != 3 or order not in ("<", ">", "|", "=") or rest != [None, None, None, -1, -1, 0]:
+                raise Refused("holds a dtype that is no plain number")
+            target.order = order
+        elif isinstance(target, _Array):
+            version, shape, dtype, fortran, values = state
+            target.value = self._array(values, dtype, shape, "F" if fortran else "C")
+        elif type(target) is not dict:  # of OrderedDict: attributes such as PyTorch's _metadata, which nothing reads
+            raise Refused(f"sets the state of {_kind(target)}")
+
+    def _array(self, values: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
+        if not isinstance(values, memoryview | bytes) or not isinstance(dtype, _Dtype) or not _are_counts(shape):
+            raise Refused("holds an array whose values are no numbers")
+        kind = dtype.numpy()
+        if prod(shape) * kind.itemsize != len(values):
+            raise Refused(f"holds {len(values)} bytes for an array of shape {_shown(shape)} and type {kind}")
+        self.spend(len(values))
+        return np.frombuffer(values, kind).reshape(shape, order=order).astype(kind.newbyteorder("="))
+
+    def _tensor(self, tensor: _Tensor, read: Callable[[Storage], memoryview]) -> np.ndarray:
+        storage, size = tensor.storage, tensor.size
+        last = tensor.offset + sum((length - 1) * step for length, step in zip(size, tensor.stride, strict=True))
+        if prod(size) > storage.numel or (prod(size) and last >= storage.numel):
+            raise Refused(f"has a tensor of shape {_shown(size)} for {storage.numel} values")
+        self.spend(storage.nbytes)
+        raw = read(storage)
+        if len(raw) != storage.nbytes:
+            raise Refused(f"claims {storage.nbytes} bytes for the values {storage.key!r}, which are {len(raw)}")
+        if storage.dtype == "bfloat16":
+            flat = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+        else:
+            flat = np.frombuffer(raw, storage.dtype)
+        if not prod(size):
+            return np.empty(size, flat.dtype)
+        strides = [step * flat.itemsize for step in tensor.stride]
+        return np.lib.stride_tricks.as_strided(flat[tensor.offset :], size, strides).copy()
+
+    # What stands for the names that a file may ask for. Arguments are the file's, and may be anything.
+
+    def _new_array(self, *_: Any) -> _Array:
+        return _Array()
+
+    def _new_dtype(self, spec: Any, *_: Any) -> _Dtype:
+        if not isinstance(spec, str) or not re.fullmatch("b1|[iu][1248]|f[248]", spec):
+            raise Refused(f"holds values of type {str(spec)[:MAX_NAME]!r}; numbers were expected")
+        return _Dtype(spec)
+
+    def _new_scalar(self, dtype: Any, value: Any) -> _Array:
+        return _Array(self._array(value, dtype, (), "C"))
+
+    def _encoded(self, text: Any, encoding: Any) -> bytes:
+        """How bytes are written in the pickles of PyTorch."""
+        if not isinstance(text, str) or encoding != "latin1":
+            raise Refused("asks for _codecs.encode of something other than bytes")
+        self.spend(len(text))
+        return text.encode("latin1")
+
+    def _no_bytes(self) -> bytes:
+        return b""
+
+    def _first(self, value: Any, *_: Any) -> Any:
+        """A parameter is its tensor, a Var its array, a size its numbers."""
+        return value
+
+    def _new_dict(self) -> dict[Any, Any]:
+        return {}
+
+    def _new_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
+        if not isinstance(storage, Storage) or not _are_counts((offset,)) or not _are_counts(size):
+            raise Refused("has a tensor that is none")
+        if not _are_counts(stride) or len(stride) != len(size):
+            raise Refused("has a tensor that is none")
+        return _Tensor(storage, offset, size, stride)
+
+    def _not_called(self, *_: Any) -> Any:
+        raise Refused("calls a type")
+
+
+_NAMES: dict[str, Callable[..., Any]] = {
+    "numpy.core.multiarray._reconstruct": PlainUnpickler._new_array,
+    "numpy.core.multiarray.scalar": PlainUnpickler._new_scalar,
+    "numpy.ndarray": PlainUnpickler._not_called,
+    "numpy.dtype": PlainUnpickler._new_dtype,
+    "jittor.jittor_core.Var": PlainUnpickler._first,
+    "jittor_core.Var": PlainUnpickler._first,
+    "collections.OrderedDict": PlainUnpickler._new_dict,
+    "_codecs.encode": PlainUnpickler._encoded,
+    "__builtin__.bytes": PlainUnpickler._no_bytes,
+    "torch._utils._rebuild_tensor_v2": PlainUnpickler._new_tensor,
+    "torch._utils._rebuild_parameter": PlainUnpickler._first,
+    "torch.Size": PlainUnpickler._first,
+    **{f"torch.{name}Storage": PlainUnpickler._not_called for name in _STORAGES},
+}
+
+
+def _name(module: Any, name: Any) -> _Name:
+    if not isinstance(module, str) or not isinstance(name, str):
+        raise Refused("is no pickle that can be read")
+    # numpy 2 renamed its core; both names are found in files.
+    text = f"{module}.{name}".replace("numpy._core.", "numpy.core.", 1)
+    if text not in _NAMES:
+        raise Refused(f"asks for {text[:MAX_NAME]!r}, which a checkpoint has no need of")
+    return _Name(text, _NAMES[text])
+
+
+def _storage(identity: Any) -> Storage:
+    """What PyTorch writes in place of a storage: 'storage', its type, key, device, number of values; in old files None.
+
+    The key is a number where `jt.save` wrote a `.pth`.
+    """
+    kind, storage_type, key, _, numel, *view = identity
+    dtype = _STORAGES.get(storage_type.text.removeprefix("torch.").removesuffix("Storage"))
+    if kind != "storage" or dtype is None or type(key) not in (str, int) or not _are_counts((numel,)) or any(view):
+        raise Refused("has a tensor whose values are described in no known way")
+    return Storage(str(key), dtype, numel)
+
+
+def _kind(item: Any) -> str:
+    return "bytes" if isinstance(item, memoryview | bytes) else f"a {type(item).__name__.strip('_').lower()}"
+
+
+def _are_counts(numbers: Any) -> bool:
+    """Whether this is a tuple of whole numbers from 0, no longer than NumPy's shapes."""
+    return type(numbers) is tuple and len(numbers) <= 32 and all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape)) or "()"
