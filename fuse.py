@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.arguments import add_device_options
 from utils.captions import SIDES
 from utils.colour import write_coloured
 from utils.datasets import TASKS, Pair
@@ -67,7 +68,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
     add("--color", action="store_true", help="also write the picture in colour: the fused luma, the sources' chroma")
     add("--resize", action="store_true", help="bring the smaller image of a pair to the size of the larger")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute (default: auto)")
+    add_device_options(parser)
     return parser
 
 
@@ -159,7 +160,7 @@ def fuse_files(args: argparse.Namespace) -> None:
 
     from utils.jittor_env import use_device
 
-    print(use_device(args.device))
+    print(use_device(args.device, args.tf32))
     net = load_net(path)
     images = map_ahead(lambda job: read_images(job.pair, args.resize), jobs)
     gray_only = 0

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils.arguments import HelpFormatter
+from utils.arguments import HelpFormatter, add_device_options
 from utils.colour import write_coloured
 from utils.datasets import TASKS, Pair
 from utils.errors import UserError, run_command
@@ -48,7 +48,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--contact_sheet", action="store_true", help="also draw one page of A | B | fused with names and metrics")
     add("--report", action="store_true", help="also write one HTML page that compares A, B and fused, for a browser")
     add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: the fused luma, the sources' chroma")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    add_device_options(parser)
     add_source_options(parser, "where the coloured images are (for --color)")
     return parser
 
@@ -181,7 +181,7 @@ def test(args: argparse.Namespace) -> None:
         from utils.jittor_env import use_device
         from utils.metrics import format_table
 
-        print(use_device(args.device))
+        print(use_device(args.device, args.tf32))
         folder = args.out_dir / args.dataset / "Gray"
         fuse_dataset(load_net(path), dataset, folder)
         print(f"fused images: {folder}")

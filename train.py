@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from utils.arguments import HelpFormatter, not_negative, positive, positive_int
+from utils.arguments import HelpFormatter, add_device_options, not_negative, positive, positive_int
 from utils.errors import Stopped, UserError, run_command
 from utils.h5 import Batch, H5Dataset, Loader
 from utils.log import LogLine, eta_text
@@ -75,7 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=0, help="seed of the initial weights and of the order of the pairs")
     add("--no_shuffle", action="store_true", help="take the pairs in the order of the file")
     add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in all")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
+    add_device_options(parser)
     add("--exp_root", type=Path, default=Path("exp"), help="folder of the runs")
     return parser
 
@@ -254,7 +254,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
     with H5Dataset(args.dataset_path) as dataset:
         if len(dataset) < args.batch_size:
             raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
-        print(use_device(args.device))
+        print(use_device(args.device, args.tf32))
         trainer = build_trainer(args, checkpoint)
         stop = _StopRequest()
         saved = checkpoint.path if checkpoint else None

@@ -33,16 +33,19 @@ def run_script(*command: str) -> None:
         raise UserError(f"{command[0]}: the demo ends here; the lines above say why")
 
 
-def demo(out: Path) -> None:
-    """Run the whole chain on the sample; everything it makes lies under `out`."""
+def demo(out: Path, device: str) -> None:
+    """Run the whole chain on the sample, on this device; everything it makes lies under `out`."""
     h5, runs, fused = out / "h5", out / "exp", out / "test_output"
     for mode in ("train", "test"):
         run_script("data_process.py", "--task", "IVF", "--dataset", DATASET, "--mode", mode, "--out", str(h5))
-    run_script("train.py", "--dataset_path", str(h5 / f"{DATASET}_train.h5"), *TRAINING, "--exp_root", str(runs))
+    run_script(
+        *("train.py", "--dataset_path", str(h5 / f"{DATASET}_train.h5"), *TRAINING),
+        *("--exp_root", str(runs), "--device", device),
+    )
     checkpoint = max(runs.glob("*/*/model/ckpt_*.pkl"), key=lambda path: path.stat().st_mtime)
     run_script(
         *("test.py", "--dataset", DATASET, "--ckpt_path", str(checkpoint), "--h5_dir", str(h5)),
-        *("--out_dir", str(fused), "--contact_sheet"),
+        *("--out_dir", str(fused), "--contact_sheet", "--device", device),
     )
     print(f"\nopen this picture: {fused / DATASET / 'contact_sheet.png'}")
     print(f"loss curve:        {checkpoint.parent.parent / 'loss.png'}")
@@ -53,7 +56,9 @@ def demo(out: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=ROOT / "demo_output", help="folder for everything the demo makes")
-    demo(parser.parse_args(argv).out.resolve())
+    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of training and testing")
+    args = parser.parse_args(argv)
+    demo(args.out.resolve(), args.device)
 
 
 if __name__ == "__main__":

@@ -35,3 +35,19 @@ def _at_least(value: float, least: float) -> float:
     if not math.isfinite(value) or value < least:
         raise argparse.ArgumentTypeError(f"{value}: must be at least {least}")
     return value
+
+
+def add_device_options(parser: argparse.ArgumentParser) -> None:
+    """--device and --tf32, the arguments of `utils.jittor_env.use_device`."""
+    parser.add_argument(
+        "--device",
+        choices=("auto", "cpu", "cuda"),
+        default="auto",
+        help="where to compute; auto: a GPU that works, else the CPU, and a line says why",
+    )
+    parser.add_argument(
+        "--tf32",
+        action="store_true",
+        help="on a GPU, matrix products in TF32 (10 bits of mantissa): faster, and no longer within the README's "
+        "tolerances",
+    )

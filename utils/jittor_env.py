@@ -1,26 +1,39 @@
 """Jittor on this machine: the one place that imports it.
 
 Every module writes ``from utils.jittor_env import jt``. A plain ``import jittor`` ends the process on machines with an
-nvcc but no CUDA runtime or driver, and on machines without network (it downloads oneDNN). This module settles both
-before the import, and turns what still goes wrong into one line.
+nvcc but no CUDA runtime or driver, and on machines without network (it downloads oneDNN, cuTT and CUTLASS). This module
+settles both before the import, and turns what still goes wrong into one line.
 """
 
 from __future__ import annotations
 
-import ctypes
+import hashlib
 import importlib.metadata
 import os
+import platform
+import re
 import shutil
 import signal
+import subprocess
+import sys
 import sysconfig
 import tempfile
 import threading
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
+from utils import cuda
 from utils.errors import UserError
+from utils.files import atomic_path
 
+ROOT = Path(__file__).resolve().parent.parent
 DEVICES = ("auto", "cpu", "cuda")
+
+# Below Jittor's home: its toolkit in Jittor's terms, and whether it worked.
+CUDA_FOLDER = Path(".cache/jittor/film_cuda")
+# Set for the process that tries CUDA: it takes what seems to be there.
+TRUST = "FILM_TRUST_CUDA"
 
 # The folder in which Jittor 1.3.11 looks for oneDNN before it downloads one (jittor/compile_extern.py, install_mkl).
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
@@ -68,27 +81,6 @@ def _file_of(package: str, name: str) -> Path | None:
     return None
 
 
-def cuda_problem() -> str | None:
-    """Why Jittor could not use CUDA here, in a few words; None where compiler, runtime, driver and device are there."""
-    nvcc = os.environ.get("nvcc_path")
-    if nvcc == "":
-        return "switched off by nvcc_path=''"
-    nvcc = nvcc or shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
-    if nvcc is None:
-        return "no nvcc"
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return f"nvcc at {nvcc}, but no NVIDIA driver"
-    devices = ctypes.c_int(0)
-    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(devices)) != 0 or devices.value == 0:
-        return "an NVIDIA driver, but no device that answers"
-    runtime = Path(nvcc).resolve().parent.parent / "lib64" / "libcudart.so"
-    if not runtime.exists() and nvcc != "/usr/bin/nvcc":
-        return f"nvcc at {nvcc}, but no CUDA runtime at {runtime}"
-    return None
-
-
 def _check_compiler() -> None:
     """Jittor compiles its kernels: without a C++ compiler and Python's headers nothing runs."""
     compiler = os.environ.get("cc_path") or "g++"
@@ -114,15 +106,13 @@ class _CompileProgress:
             self._bar.close()
 
 
-def _bring_up(use_cuda: bool) -> ModuleType:
-    """Prepare the machine, import Jittor (with or without its CUDA part), and return it.
+def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
+    """Prepare the machine, import Jittor (with the CUDA of `machine`, or without), and return it.
 
     Raises:
         UserError: no compiler, no headers, or an import that fails (with its reason in one line).
     """
     _check_compiler()
-    if not use_cuda:
-        os.environ["nvcc_path"] = ""
     # Jittor names its cache after the git branch its files lie in: a virtual environment inside a checkout would
     # compile everything anew on every branch.
     os.environ.setdefault("cache_name", "default")
@@ -133,13 +123,15 @@ def _bring_up(use_cuda: bool) -> ModuleType:
         import jittor_utils
 
         jittor_utils.DelayProgress = _CompileProgress
-        link_onednn(Path(jittor_utils.home()))
+        home = Path(jittor_utils.home())
+        link_onednn(home)
+        os.environ.update(cuda.environment(machine, home / CUDA_FOLDER) if machine else {"nvcc_path": ""})
         import jittor
     except Exception as error:
-        reason = str(error).strip().splitlines()
         raise UserError(
-            f"jittor: cannot be started ({reason[0] if reason else type(error).__name__}); "
+            f"jittor: cannot be started ({one_line(error)}); "
             "`log_v=1 log_silent=0` in the environment shows its own log"
+            + ("; with `nvcc_path=` it starts without CUDA" if machine else "")
         ) from error
     if threading.current_thread() is threading.main_thread():
         # Jittor ends the process on Ctrl-C without cleaning up; Python's KeyboardInterrupt lets us finish properly.
@@ -147,26 +139,104 @@ def _bring_up(use_cuda: bool) -> ModuleType:
     return jittor
 
 
-def use_device(name: str) -> str:
+def one_line(error: Exception) -> str:
+    """The first line of what an error says, without the colours of Jittor's log."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def compute_on_gpu() -> None:
+    """Compute small things of known result on the GPU with cuBLAS, cuRAND, a Jittor operator and a kernel.
+
+    Raises:
+        RuntimeError: one does not compile, does not run, or gives something else.
+    """
+    _set_device(use_cuda=True, tf32=False)
+    source = "twice<<<1, 32>>>(in0_p, in0->num, out0_p);"
+    header = (
+        "__global__ void twice(const float* x, int n, float* y) { int i = threadIdx.x; if (i < n) y[i] = 2 * x[i]; }"
+    )
+    results = {
+        "matrix product": (jt.matmul(jt.ones((3, 5)), jt.ones((5, 2))), 5),
+        "random numbers": (jt.random((4,)) < 2, 1),
+        "sum": ((jt.ones((7,)) * 3).sum(), 21),
+        "kernel": (jt.code((7,), "float32", [jt.ones((7,))], cuda_header=header, cuda_src=source), 2),
+    }
+    for name, (result, expected) in results.items():
+        values = result.numpy()
+        if (values != expected).any():
+            raise RuntimeError(f"{name} on the GPU: {values.ravel()[0]} instead of {expected}")
+
+
+def try_gpu(machine: cuda.Cuda) -> str | None:
+    """Let another process start Jittor with CUDA and compute; None if it could, else why not, in one line.
+
+    A process of its own, since Jittor ends the process where something is wrong, and cannot be imported twice.
+    """
+    code = "from utils import jittor_env\ntry:\n    jittor_env.compute_on_gpu()\nexcept Exception as error:\n    "
+    code += "raise SystemExit(jittor_env.one_line(error))"
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=inherited | {TRUST: "1"}, stderr=subprocess.PIPE, text=True
+    )
+    if done.returncode == 0:
+        return None
+    lines = done.stderr.strip().splitlines()
+    return lines[-1] if lines else f"its process ended with exit code {done.returncode}"
+
+
+def _problem(machine: cuda.Cuda) -> str | None:
+    """Why Jittor cannot use CUDA here. The first time that nothing speaks against it, it is tried, and remembered."""
+    found = cuda.problem(machine)
+    if found or os.environ.get(TRUST) == "1":
+        return found
+    import jittor_utils
+
+    # Whatever could change the result; not by which way nvcc was found.
+    known = replace(machine, nvcc=None), importlib.metadata.version("jittor"), sys.version, platform.node()
+    digest = hashlib.sha1(repr(known).encode()).hexdigest()[:12]
+    memory = Path(jittor_utils.home()) / CUDA_FOLDER / f"tried-{digest}.txt"
+    if not memory.is_file():
+        print("CUDA is tried, once on this machine; Jittor is compiled for it (minutes)", file=sys.stderr)
+        failure = try_gpu(machine) or ""
+        with atomic_path(memory) as temporary:
+            temporary.write_text(failure, encoding="utf-8")
+    failure = memory.read_text(encoding="utf-8")
+    return f"it did not work when it was tried ({failure}); delete {memory} to try again" if failure else None
+
+
+def _set_device(use_cuda: bool, tf32: bool) -> None:
+    """The one place that sets Jittor's device."""
+    jt.flags.use_cuda = int(use_cuda)
+    if use_cuda:
+        # cuBLAS in float32 proper (CUBLAS_COMPUTE_32F), or with operands cut to TF32's 10 bits.
+        jt.flags.use_tensorcore = int(tf32)
+        # exp, division and square root as exact as on the CPU.
+        jt.flags.nvcc_flags = jt.flags.nvcc_flags.replace("--use_fast_math", "")
+
+
+def use_device(name: str, tf32: bool = False) -> str:
     """Choose where Jittor computes, and return one line that says so.
 
     Args:
         name: 'auto' (a GPU where one works, else the CPU), 'cpu' or 'cuda'.
+        tf32: let a GPU's matrix products cut their operands to TF32 (10 bits of mantissa); nothing on a CPU.
 
     Raises:
         UserError: 'cuda' on a machine where it cannot be had.
     """
     if name not in DEVICES:
         raise UserError(f"device {name!r}: expected one of {', '.join(DEVICES)}")
-    problem = _CUDA_PROBLEM or (None if jt.has_cuda else "Jittor was built without it")
-    if name == "cuda" and problem:
-        raise UserError(f"--device cuda: no CUDA here ({problem}); use --device cpu or auto")
-    jt.flags.use_cuda = int(name != "cpu" and problem is None)
+    if name == "cuda" and CUDA_PROBLEM:
+        raise UserError(f"--device cuda: no CUDA here ({CUDA_PROBLEM}); use --device cpu or auto")
+    _set_device(name != "cpu" and CUDA_PROBLEM is None, tf32)
     if jt.flags.use_cuda:
-        return f"device: cuda (Jittor {jt.__version__})"
-    why = f"; CUDA not used: {problem}" if name == "auto" and problem else ""
+        precision = "TF32" if tf32 else "float32"
+        return f"device: cuda, {CUDA.gpus[0].name}, matrix products in {precision} (Jittor {jt.__version__})"
+    why = f"; CUDA not used: {CUDA_PROBLEM}" if name == "auto" and CUDA_PROBLEM and CUDA.seems_there else ""
     return f"device: cpu, {os.cpu_count()} cores (Jittor {jt.__version__}{why})"
 
 
-_CUDA_PROBLEM = cuda_problem()
-jt = _bring_up(use_cuda=_CUDA_PROBLEM is None)
+CUDA = cuda.look()
+CUDA_PROBLEM = _problem(CUDA)
+jt = _bring_up(None if CUDA_PROBLEM else CUDA)

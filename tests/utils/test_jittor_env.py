@@ -11,7 +11,7 @@ import pytest
 
 from utils import jittor_env
 from utils.errors import UserError
-from utils.jittor_env import ONEDNN_FOLDER, ONEDNN_PARTS, cuda_problem, jt, link_onednn, use_device
+from utils.jittor_env import ONEDNN_FOLDER, ONEDNN_PARTS, jt, link_onednn, use_device
 
 ROOT = Path(__file__).resolve().parents[2]
 needs_wheels = pytest.mark.skipif(
@@ -71,13 +71,6 @@ def test_the_device_is_told_in_one_line():
     assert line.startswith("device: cpu")
     assert "\n" not in line
     assert jt.flags.use_cuda == 0
-
-
-@pytest.mark.skipif(cuda_problem() is None, reason="this machine has a GPU that works")
-def test_cuda_that_cannot_be_had_is_an_error():
-    with pytest.raises(UserError, match="--device cuda: no CUDA here"):
-        use_device("cuda")
-    assert "CUDA not used" in use_device("auto")
 
 
 def test_unknown_device_is_an_error():

@@ -1,0 +1,269 @@
+"""CUDA on this machine: what there is of it, why Jittor could not use it, and a toolkit folder that Jittor understands.
+
+Nothing here imports Jittor. `look` asks the machine, `problem` judges what it saw, `toolkit_for_jittor` arranges it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+
+Version = tuple[int, int]
+
+# What Jittor 1.3.11 insists on when it starts with CUDA (jittor/compile_extern.py; cuDNN, cuFFT and cuSPARSE only
+# without conv_opt=1): library -> (its header, the wheel that holds both).
+LIBRARIES = {
+    "cudart": ("cuda_runtime.h", "nvidia-cuda-runtime"),
+    "cublas": ("cublas_v2.h", "nvidia-cublas"),
+    "cublasLt": ("cublasLt.h", "nvidia-cublas"),
+    "curand": ("curand.h", "nvidia-curand"),
+}
+CURAND_SO_VERSION = 10  # of CUDA 10 to 13; the other libraries carry the version of CUDA itself
+
+# FILM needs no cuDNN (conv_opt), cuTT, CUTLASS or NCCL; Jittor would download the last three.
+SETTINGS = {"conv_opt": "1", "use_cutt": "0", "use_cutlass": "0"}
+
+# cudaDeviceProp lost members in CUDA 13 that Jittor's helper_cuda.h names, in functions that it never calls.
+HELPER_SHIM = """#pragma once
+#include <cuda_runtime.h>
+struct FilmDeviceProp : cudaDeviceProp { int clockRate, computeMode; };
+#define cudaDeviceProp FilmDeviceProp
+#include_next <helper_cuda.h>
+#undef cudaDeviceProp
+"""
+
+# CUdevice_attribute
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A device as the driver describes it."""
+
+    name: str
+    memory: int  # bytes
+    capability: Version
+
+
+@dataclass(frozen=True)
+class Library:
+    """Where a CUDA library and its header are."""
+
+    file: Path
+    include: Path
+
+
+@dataclass(frozen=True)
+class Cuda:
+    """What this machine has of CUDA."""
+
+    switched_off: bool = False  # nvcc_path='' in the environment
+    on_bus: bool = False  # the kernel lists a display controller of NVIDIA's
+    driver: Version | None = None  # the CUDA version that the driver goes up to
+    gpus: tuple[Gpu, ...] = ()
+    nvcc: Path | None = None
+    version: Version | None = None  # nvcc's
+    root: Path | None = None  # the toolkit's folder
+    libraries: dict[str, Library] = field(default_factory=dict)
+
+    @property
+    def seems_there(self) -> bool:
+        """Whether a person would expect a GPU to compute here."""
+        return self.on_bus or self.driver is not None or self.nvcc is not None
+
+
+def text_of(version: Version | None) -> str:
+    """(13, 0) -> '13.0'."""
+    return "unknown" if version is None else ".".join(map(str, version))
+
+
+def look() -> Cuda:
+    """What there is of CUDA here. Without a driver that takes no time; with one nvcc is asked twice."""
+    driver, gpus = driver_and_gpus()
+    nvcc = find_nvcc()
+    version = nvcc_version(nvcc) if nvcc and gpus else None
+    root = toolkit_root(nvcc) if nvcc and version else None
+    return Cuda(
+        switched_off=os.environ.get("nvcc_path") == "",
+        on_bus=nvidia_on_bus(),
+        driver=driver,
+        gpus=gpus,
+        nvcc=nvcc,
+        version=version,
+        root=root,
+        libraries=find_libraries(root, version) if root and version else {},
+    )
+
+
+def problem(cuda: Cuda) -> str | None:
+    """Why Jittor cannot use CUDA, in one line; None where all it needs is there."""
+    if cuda.switched_off:
+        return "switched off by nvcc_path=''"
+    if cuda.driver is None:
+        if cuda.nvcc:
+            return f"nvcc at {cuda.nvcc}, but no NVIDIA driver"
+        return "an NVIDIA GPU, but no driver" if cuda.on_bus else "no NVIDIA GPU"
+    if not cuda.gpus:
+        hidden = "CUDA_VISIBLE_DEVICES" in os.environ
+        return "an NVIDIA driver, but no device that answers" + (" (CUDA_VISIBLE_DEVICES is set)" if hidden else "")
+    if cuda.nvcc is None:
+        return f"{cuda.gpus[0].name}, but no nvcc: install the CUDA toolkit, or set nvcc_path"
+    if cuda.version is None or cuda.root is None:
+        return f"{cuda.nvcc} does not work: `nvcc --version` names no version"
+    # Within one major version older drivers run what newer toolkits compile ("minor version compatibility").
+    if cuda.driver[0] < cuda.version[0]:
+        return (
+            f"the driver goes up to CUDA {text_of(cuda.driver)}, nvcc is {text_of(cuda.version)}: a newer driver is "
+            "needed, or nvcc_path=/path/to/nvcc of an older toolkit"
+        )
+    for name, (header, wheel) in LIBRARIES.items():
+        if name not in cuda.libraries:
+            return f"nvcc at {cuda.nvcc}, but no lib{name}.so with {header} (`pip install {wheel}` has it for CUDA 13)"
+    return None
+
+
+def nvidia_on_bus() -> bool:
+    """Whether Linux lists a PCI display controller (class 03) of NVIDIA (vendor 10de)."""
+    for device in Path("/sys/bus/pci/devices").glob("*"):
+        try:
+            if (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text()[:4] == "0x03":
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def driver_and_gpus() -> tuple[Version | None, tuple[Gpu, ...]]:
+    """The CUDA version of the driver (None: no driver) and the devices that answer."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return None, ()
+    number = ctypes.c_int(0)
+    driver.cuDriverGetVersion(ctypes.byref(number))
+    version = number.value // 1000, number.value % 1000 // 10
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return version, ()
+    return version, tuple(_gpu(driver, index) for index in range(count.value))
+
+
+def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
+    device, memory, name = ctypes.c_int(0), ctypes.c_size_t(0), ctypes.create_string_buffer(256)
+    driver.cuDeviceGet(ctypes.byref(device), index)
+    driver.cuDeviceGetName(name, len(name), device)
+    driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
+    capability = [ctypes.c_int(0), ctypes.c_int(0)]
+    for value, attribute in zip(capability, (CAPABILITY_MAJOR, CAPABILITY_MINOR), strict=True):
+        driver.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
+    return Gpu(name.value.decode(errors="replace"), memory.value, (capability[0].value, capability[1].value))
+
+
+def find_nvcc() -> Path | None:
+    """$nvcc_path, else nvcc on the PATH, else in the toolkit's usual place."""
+    places = (os.environ.get("nvcc_path") or "nvcc", "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
+    found = next(filter(None, map(shutil.which, places)), None)
+    return Path(found).absolute() if found else None
+
+
+def _nvcc_says(nvcc: Path, *options: str) -> str:
+    try:
+        done = subprocess.run([nvcc, *options], capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout + done.stderr if done.returncode == 0 else ""
+
+
+def nvcc_version(nvcc: Path) -> Version | None:
+    """(13, 0) of `release 13.0, V13.0.88`; None where nvcc does not answer."""
+    found = re.search(r"release (\d+)\.(\d+)", _nvcc_says(nvcc, "--version"))
+    return (int(found[1]), int(found[2])) if found else None
+
+
+def toolkit_root(nvcc: Path) -> Path:
+    """The folder with include/ and lib64/. nvcc itself knows it, also behind a script or a link on the PATH."""
+    found = re.search(r"TOP=(.+)", _nvcc_says(nvcc, "--dryrun", "-E", "-x", "cu", "/dev/null"))
+    return Path(found[1]).resolve() if found else nvcc.resolve().parent.parent
+
+
+def find_libraries(root: Path, version: Version) -> dict[str, Library]:
+    """What there is of LIBRARIES: in the toolkit at `root`, else in wheels of the same CUDA version."""
+    machine = platform.machine()
+    toolkit = [
+        (root / "include", root / lib) for lib in ("lib64", f"targets/{machine}-linux/lib", f"lib/{machine}-linux-gnu")
+    ]
+    found: dict[str, Library] = {}
+    for name, (header, wheel) in LIBRARIES.items():
+        number = CURAND_SO_VERSION if name == "curand" else version[0]
+        part = wheel.removeprefix("nvidia-").replace("-", "_")
+        wheels = [
+            (Path(path) / "nvidia" / folder / "include", Path(path) / "nvidia" / folder / "lib")
+            for path in sys.path
+            for folder in (f"cu{version[0]}", part)
+        ]
+        for include, lib in (*toolkit, *wheels):
+            files = sorted(lib.glob(f"lib{name}.so.{number}*")) or sorted(lib.glob(f"lib{name}.so"))
+            if files and (include / header).is_file():
+                found[name] = Library(files[0], include)
+                break
+    return found
+
+
+def environment(cuda: Cuda, folder: Path) -> dict[str, str]:
+    """The environment variables under which Jittor starts with this CUDA; what the person has set stays."""
+    settings = dict(SETTINGS)
+    if "OMPI_COMM_WORLD_SIZE" not in os.environ:
+        settings["use_nccl"] = "0"
+    settings = {name: os.environ.get(name, value) for name, value in settings.items()}
+    return settings | {"nvcc_path": str(toolkit_for_jittor(cuda, folder))}
+
+
+def toolkit_for_jittor(cuda: Cuda, folder: Path) -> Path:
+    """Make, below `folder`, a toolkit in Jittor's terms (bin/nvcc, include/, lib64/), and return its nvcc.
+
+    Jittor takes headers and libraries from beside nvcc only, while cuBLAS and cuRAND may be in wheels and nvcc behind
+    a script. The folder holds links, and the nvcc that calls the real one. A toolkit in /usr (Debian's) is Jittor's
+    own business: its headers must not be searched before the system's.
+    """
+    assert cuda.nvcc and cuda.root and cuda.version
+    if cuda.root == Path("/usr"):
+        return cuda.nvcc
+    links = {Path("include") / entry.name: entry for entry in sorted((cuda.root / "include").iterdir())}
+    for name, library in cuda.libraries.items():
+        for header in sorted(library.include.glob(f"{name}*")):
+            links.setdefault(Path("include") / header.name, header)
+        for alias in (f"lib{name}.so", library.file.name):
+            links[Path("lib64") / alias] = library.file
+    texts = {Path("bin/nvcc"): f'#!/bin/sh\nexec "{cuda.root}/bin/nvcc" "$@"\n'}
+    if cuda.version >= (13, 0):
+        texts[Path("include/helper_cuda.h")] = HELPER_SHIM
+    digest = hashlib.sha1(repr((sorted(links.items()), sorted(texts.items()))).encode()).hexdigest()[:12]
+    whole = folder / f"{text_of(cuda.version)}-{digest}"
+    if whole.is_dir():
+        return whole / "bin" / "nvcc"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        made = Path(temporary) / "toolkit"
+        for name in ("bin", "include", "lib64"):
+            (made / name).mkdir(parents=True)
+        for name, target in links.items():
+            (made / name).symlink_to(target)
+        for name, text in texts.items():
+            (made / name).write_text(text)
+        (made / "bin" / "nvcc").chmod(0o755)
+        try:
+            made.rename(whole)
+        except OSError:
+            # Another process was faster; what it made is the same.
+            if not whole.is_dir():
+                raise
+    return whole / "bin" / "nvcc"
