@@ -101,21 +101,18 @@ def test_a_checkpoint_holds_the_training(trained):
     assert state["optimizer"]["lr"] == pytest.approx(1e-4 * 0.6**2)
 
 
-def test_a_resumed_run_goes_on_as_if_it_had_not_stopped(trained):
-    """Stopped in the middle of the second epoch, the run makes the same last step."""
+def test_a_copied_checkpoint_goes_on_in_a_new_run(trained, tmp_path):
+    """Out of its run's folder a checkpoint still brings the options along that decide the losses."""
     folder, whole = trained
-    options = ("--dataset_path", folder / "x_train.h5", "--numepochs", 2, "--lr", 1e-4, "--step_size", 1, "--seed", 3)
-    stopped = run("train.py", *options, "--exp_root", folder / "stopped", "--max_steps", 3)
-    assert stopped.returncode == 0, stopped.stderr
-    (first,) = (folder / "stopped").glob("*/*")
-    checkpoint = first / "model" / "ckpt_2.pkl"
-    assert (read_checkpoint(checkpoint)["epoch"], read_checkpoint(checkpoint)["step"]) == (1, 3)
-    resumed = run("train.py", *options, "--exp_root", folder / "resumed", "--resume", checkpoint)
+    copy = tmp_path / "mine.pkl"
+    copy.write_bytes((whole / "model" / "ckpt_1.pkl").read_bytes())
+    assert "--lr 0.5:" in failure(run("train.py", "--resume", copy, "--lr", 0.5))
+    resumed = run("train.py", "--resume", copy, "--exp_root", tmp_path / "exp")
     assert resumed.returncode == 0, resumed.stderr
-    (second,) = (folder / "resumed").glob("*/*")
-    steps = [read_log(path / "log.txt") for path in (whole, first, second)]
-    without_time = [[(s.epoch, s.batch, s.loss, s.lplssim_a) for s in log] for log in steps]
-    assert without_time[1] + without_time[2] == without_time[0]
+    assert "a new one is made" in resumed.stdout
+    (second,) = (tmp_path / "exp").glob("*/*")
+    without_time = [[(s.epoch, s.batch, s.loss, s.lplssim_a) for s in read_log(p / "log.txt")] for p in (whole, second)]
+    assert without_time[1] == without_time[0][2:]
     models = [read_checkpoint(path / "model" / "ckpt_2.pkl")["model"] for path in (whole, second)]
     assert all((models[0][name] == models[1][name]).all() for name in models[0])
 
@@ -152,24 +149,25 @@ def test_fused_images_and_the_table(trained, suffix):
     assert (out / "Set" / "report.html").is_file()
 
 
-def test_ctrl_c_ends_cleanly(trained):
-    """After the step at hand the run writes a checkpoint that can be resumed, and exits 130 without a traceback."""
+@pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+def test_a_signal_ends_cleanly(trained, number, code, word):
+    """After the step at hand the run writes a checkpoint that can be resumed, and exits without a traceback."""
     folder, _ = trained
-    arguments = ("--dataset_path", folder / "x_train.h5", "--exp_root", folder / "stop", "--numepochs", 1000)
+    arguments = ("--dataset_path", folder / "x_train.h5", "--exp_root", folder / number, "--numepochs", 1000)
     process = subprocess.Popen(
         command("train.py", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     deadline = time.time() + 120
-    while not list((folder / "stop").glob("*/*/pic_fusion/ckpt_1/*.png")):
+    while not list((folder / number).glob("*/*/pic_fusion/ckpt_1/*.png")):
         assert time.time() < deadline, "the run did not start"
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.Signals[number])
     out, err = process.communicate(timeout=120)
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Traceback" not in err
-    assert err.strip().endswith("interrupted")
+    assert err.strip().endswith(word)
     (checkpoint,) = (Path(line.split(": ")[1]) for line in out.splitlines() if line.startswith("checkpoint: "))
-    (log,) = (folder / "stop").glob("*/*/log.txt")
+    (log,) = (folder / number).glob("*/*/log.txt")
     assert read_checkpoint(checkpoint)["step"] == len(read_log(log))
 
 

@@ -9,6 +9,7 @@ import fcntl
 import logging
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -119,7 +120,7 @@ class LogFile:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            self.close()
+            self._file.close()
             raise UserError(
                 f"{path}: another process is going on with this run; wait for its end, or end it"
             ) from error
@@ -167,4 +168,7 @@ class LogFile:
 
     def close(self) -> None:
         """Close the file, and let others write it."""
+        # Unlocked by name: child processes (Jittor forks some) may hold the file open, and the lock with it.
+        with suppress(OSError):
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()

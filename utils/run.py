@@ -197,9 +197,11 @@ class RunFolder:
             for folder in (path, *(child for child in path.rglob("*") if child.is_dir())):
                 remove_leftovers(folder, idle=0)
             # The newest first: a kill between two of them leaves the log longer than the checkpoints, never shorter.
-            for later in reversed([file for file in _checkpoints(path) if _position(file) > (epoch, step)]):
-                print(f"set aside, because the run goes on from an earlier one: {later}.bak")
-                later.replace(f"{later}.bak")
+            later = [file for file in _checkpoints(path) if _position(file) > (epoch, step)]
+            for file in reversed(later):
+                file.replace(f"{file}.bak")
+            if later:
+                print(f"later checkpoints, now called .bak: {', '.join(file.name for file in later)}")
             self._log.go_back(step)
             self._events = _Events(path, step)
         except OSError as error:

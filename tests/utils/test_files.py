@@ -1,9 +1,16 @@
 from __future__ import annotations
 
+import errno
+import os
+import signal
+import time
+from pathlib import Path
+
 import pytest
 
-from utils.errors import UserError, run_command
-from utils.files import atomic_path
+from utils.datasets import ImageFolder
+from utils.errors import Stopped, UserError, run_command
+from utils.files import atomic_path, is_leftover, remove_leftovers
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -27,7 +34,11 @@ def test_an_unwritable_place_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
-    [(UserError("x.png: gone"), 2, "error: x.png: gone"), (KeyboardInterrupt(), 130, "interrupted")],
+    [
+        (UserError("x.png: gone"), 2, "error: x.png: gone"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped(signal.SIGTERM), 143, "terminated"),
+    ],
 )
 def test_commands_fail_in_one_line(error, code, line, capsys):
     def main(argv):
@@ -36,3 +47,57 @@ def test_commands_fail_in_one_line(error, code, line, capsys):
     assert run_command(main) == code
     assert capsys.readouterr().err == line + "\n"
     assert run_command(lambda argv: None) == 0
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_former_file(tmp_path, monkeypatch):
+    path = tmp_path / "x.txt"
+    path.write_text("one")
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError) as caught, atomic_path(path) as temporary:
+        temporary.write_text("two")
+    assert str(caught.value) == (
+        f"{path}: cannot be written (No space left on device); free some space there, then run it again"
+    )
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("x.txt", "one")]
+
+
+def test_file_and_folder_reach_the_disk_around_the_rename(tmp_path, monkeypatch):
+    """Flushed before the rename, or a crash leaves an empty file; the folder behind it, or the name may be lost."""
+    seen = []
+    fsync = os.fsync
+
+    def spy(handle):
+        seen.append((str(Path(f"/proc/self/fd/{handle}").readlink()), (tmp_path / "x.txt").exists()))
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", spy)
+    with atomic_path(tmp_path / "x.txt") as temporary:
+        temporary.write_text("one")
+    assert seen == [(str(temporary), False), (str(tmp_path), True)]
+
+
+def test_what_a_killed_process_left_is_no_data_and_goes(tmp_path):
+    with pytest.raises(RuntimeError), atomic_path(tmp_path / "a.png") as temporary:
+        left = tmp_path / temporary.name.replace("a.", "b.")
+        left.write_bytes(b"half")
+        raise RuntimeError
+    for name in ("a.png", ".hidden.png", "c.tmp.png"):
+        (tmp_path / name).write_bytes(b"")
+    assert is_leftover(left.name)
+    assert set(ImageFolder(tmp_path).files) == {"a", ".hidden", "c.tmp"}
+    remove_leftovers(tmp_path)
+    assert left.exists(), "it may be at work still"
+    os.utime(left, (time.time() - 7200,) * 2)
+    remove_leftovers(tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".hidden.png", "a.png", "c.tmp.png"]
+
+
+def test_a_long_name_in_three_byte_letters_can_be_written(tmp_path):
+    path = tmp_path / ("\u56fe" * 80 + ".txt")  # 244 bytes; a name may have 255
+    with atomic_path(path) as temporary:
+        temporary.write_text("one")
+    assert path.read_text() == "one"

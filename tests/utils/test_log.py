@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from utils.errors import UserError
-from utils.log import LogLine, eta_text, format_line, format_total_time, parse_lines, read_log
+from utils.log import LogFile, LogLine, eta_text, format_line, format_total_time, parse_lines, read_log
 
 GOLDEN_LOG = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "log_official_150pairs.txt"
 
@@ -104,3 +104,35 @@ def test_a_file_without_a_log_line_is_named(tmp_path, content):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(UserError, match=r"gone\.txt: cannot be read"):
         read_log(tmp_path / "gone.txt")
+
+
+@pytest.mark.parametrize("cut", [1, 40, len(OFFICIAL_LINE)])
+@pytest.mark.parametrize("tail", ["", "total_time: 3.5\n"])
+def test_a_log_goes_back_to_a_step(tmp_path, cut, tail):
+    """Epochs of three steps: the fourth is the first of the second epoch. The log ends in a cut line, or is closed."""
+    path = tmp_path / "log.txt"
+    steps = [
+        written(LogLine(epoch, 2, batch, 3, 1.5, 1.5, 2.0, 3.0, "0:00:01")) for epoch in (1, 2) for batch in range(3)
+    ]
+    path.write_text("".join(steps[:5]) + (tail or steps[5][:cut]))
+    log = LogFile(path)
+    log.go_back(4)
+    log.write("next")
+    log.close()
+    assert path.read_text() == "".join(steps[:4]) + "next\n"
+
+
+def test_a_log_has_one_writer(tmp_path):
+    log = LogFile(tmp_path / "log.txt")
+    with pytest.raises(UserError, match=r"log\.txt: another process is going on with this run"):
+        LogFile(tmp_path / "log.txt")
+    log.close()
+    LogFile(tmp_path / "log.txt").close()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full, the device that is always full")
+def test_a_log_on_a_full_disk_is_one_line():
+    log = LogFile(Path("/dev/full"))
+    with pytest.raises(UserError, match=r"^/dev/full: cannot be written \(No space left on device\); free some space"):
+        log.write("step")
+    log.close()

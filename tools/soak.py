@@ -1,0 +1,178 @@
+"""Train and test for long, and see whether memory, open files or speed change.
+
+    python -m tools.soak            # 200 epochs on two tiny pairs, 5,000 images through test.py
+    python -m tools.soak --short    # the same in less than a minute
+
+The scripts run as a person runs them; what the system tells about their processes is sampled from outside.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from net.shapes import TEXT_SHAPE
+from utils.arguments import HelpFormatter
+from utils.errors import UserError, run_command
+from utils.h5 import GROUPS, Sample, write_h5
+from utils.log import parse_lines
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZE = (48, 64)
+EPOCHS, IMAGES = 200, 5000
+SHORT_EPOCHS, SHORT_IMAGES = 12, 60
+# Samples of this share of a phase, from its start on, are warm-up: kernels are loaded, buffers reach their size.
+WARM_UP = 0.25
+# The shares of the rest, at its start and at its end, whose medians are compared.
+COMPARED = 0.3
+MEMORY_GROWTH = 0.02
+# Processor time a unit, not wall time: other processes on the machine should not count. Caches they still share.
+SLOWING = 0.25
+INTERVAL = 0.2  # seconds between two samples
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A process at one moment: resident memory in MiB, open files, processor seconds, units of work done."""
+
+    memory: float
+    files: int
+    seconds: float
+    done: int
+
+
+def sample(process: int, done: int) -> Sampled | None:
+    """What /proc tells of a process that has done so many units; None once it has ended."""
+    folder = Path("/proc") / str(process)
+    try:
+        pages = int((folder / "statm").read_text().split()[1])
+        # The name in brackets may hold spaces; the times are the 12th and 13th field behind it.
+        fields = (folder / "stat").read_text().rsplit(") ", 1)[1].split()
+        files = len(list((folder / "fd").iterdir()))
+    except (OSError, IndexError):
+        return None
+    ticks = int(fields[11]) + int(fields[12])
+    memory = pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+    return Sampled(memory, files, ticks / os.sysconf("SC_CLK_TCK"), done) if pages else None
+
+
+def watch(command: Sequence[str], done: Callable[[], int], total: int, label: str) -> list[Sampled]:
+    """Run a script, and sample its process until it ends; `done` tells how many of `total` units it has done.
+
+    Raises:
+        UserError: the script failed.
+    """
+    samples: list[Sampled] = []
+    with (
+        tempfile.TemporaryFile("w+") as output,
+        subprocess.Popen([sys.executable, *command], cwd=ROOT, stdout=output, stderr=output) as process,
+        tqdm(total=total, desc=label) as bar,
+    ):
+        while process.poll() is None:
+            if (now := sample(process.pid, done())) and now.done:
+                samples.append(now)
+                bar.update(now.done - bar.n)
+            time.sleep(INTERVAL)
+        if process.returncode:
+            output.seek(0)
+            raise UserError(f"{command[0]}: failed: {output.read().strip().splitlines()[-1]}")
+    return samples
+
+
+def changes(samples: Sequence[Sampled], label: str) -> list[str]:
+    """What changed in the process after its warm-up, one line each; prints the figures that it judges by."""
+    steady = samples[int(len(samples) * WARM_UP) :]
+    count = max(1, int(len(steady) * COMPARED))
+    first, last = steady[:count], steady[-count:]
+    memory = [median(s.memory for s in part) for part in (first, last)]
+    files = [median(s.files for s in part) for part in (first, last)]
+    print(f"{label}: memory {memory[0]:.1f} -> {memory[1]:.1f} MiB, open files {files[0]:g} -> {files[1]:g}", end="")
+    found = []
+    if memory[1] >= memory[0] * (1 + MEMORY_GROWTH):
+        found.append(f"{label}: memory grew by {memory[1] / memory[0] - 1:.1%}, {MEMORY_GROWTH:.0%} are allowed")
+    if files[1] > files[0]:
+        found.append(f"{label}: open files grew from {files[0]:g} to {files[1]:g}")
+    cost = [_cost(part) for part in (first, last)]
+    if all(cost):
+        print(f", {cost[0]:.3f} -> {cost[1]:.3f} processor seconds a unit", end="")
+        if cost[1] > cost[0] * (1 + SLOWING):
+            found.append(f"{label}: a unit costs {cost[1] / cost[0] - 1:.0%} more than at the start")
+    print()
+    return found
+
+
+def _cost(part: Sequence[Sampled]) -> float:
+    """Processor seconds a unit; 0 where none was done."""
+    units = part[-1].done - part[0].done
+    return (part[-1].seconds - part[0].seconds) / units if units else 0.0
+
+
+def write_pairs(path: Path, count: int) -> None:
+    """An H5 file of `count` names for one random pair: as long to go through as any, and small."""
+    rng = np.random.default_rng(0)
+    a, b = (rng.random((1, *SIZE), np.float32) for _ in "ab")
+    write_h5(path, [Sample("0", a, b, rng.standard_normal(TEXT_SHAPE).astype(np.float32))])
+    with h5py.File(path, "a") as file:
+        for group in GROUPS:
+            for number in range(1, count):
+                file[group][str(number)] = file[group]["0"]
+
+
+def soak(epochs: int, images: int, folder: Path) -> list[str]:
+    """Train `epochs` epochs on two pairs and test on `images` pairs in `folder`; returns what changed meanwhile."""
+    write_pairs(folder / "Two_train.h5", 2)
+    write_pairs(folder / "Many_test.h5", images)
+    training = watch(
+        [
+            *("train.py", "--dataset_path", str(folder / "Two_train.h5"), "--exp_root", str(folder / "exp")),
+            *("--numepochs", str(epochs), "--keep", "1", "--device", "cpu"),
+        ],
+        lambda: sum(len(parse_lines(log.read_text())) for log in folder.glob("exp/*/*/log.txt")),
+        epochs,
+        "train",
+    )
+    (checkpoint,) = folder.glob("exp/*/*/model/ckpt_*.pkl")
+    fused = folder / "out" / "Many" / "Gray"
+    testing = watch(
+        [
+            *("test.py", "--dataset", "Many", "--h5_dir", str(folder), "--out_dir", str(folder / "out")),
+            *("--ckpt_path", str(checkpoint), "--device", "cpu"),
+        ],
+        lambda: sum(1 for _ in fused.glob("[0-9]*.png")) if fused.is_dir() else 0,
+        images,
+        "test",
+    )
+    phases = {
+        "train": training,
+        "fuse": [s for s in testing if s.done < images],
+        "evaluate": [s for s in testing if s.done == images],
+    }
+    return [change for label, samples in phases.items() if samples for change in changes(samples, label)]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser.add_argument("--short", action="store_true", help=f"{SHORT_EPOCHS} epochs and {SHORT_IMAGES} images only")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="soak") as folder:
+        sizes = (SHORT_EPOCHS, SHORT_IMAGES) if args.short else (EPOCHS, IMAGES)
+        found = soak(*sizes, Path(folder))
+    if found:
+        sys.exit("\n".join(found))
+    print("memory, open files and speed stayed")
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
