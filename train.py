@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from utils.arguments import HelpFormatter, not_negative, positive, positive_int
@@ -61,6 +62,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--resume", type=Path, metavar="FILE", help="go on from this checkpoint: weights, optimizer, schedule, order")
     add("--seed", type=int, default=0, help="seed of the initial weights and of the order of the pairs")
     add("--no_shuffle", action="store_true", help="take the pairs in the order of the file")
+    add("--skip_bad", action="store_true", help="read all pairs first, and train without the bad ones, which are named")
     add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in all")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to compute")
     add("--exp_root", type=Path, default=Path("exp"), help="folder of the runs")
@@ -177,6 +179,25 @@ class _StopRequest:
         self.wanted = True
 
 
+def step_or_save(trainer: Trainer, batch: Batch, run: RunFolder, seed: int) -> tuple[dict[str, float], jt.Var]:
+    """`Trainer.train_step`; where the loss is not finite, a checkpoint of the state before is left behind.
+
+    Raises:
+        UserError: the loss is not finite; it names the batch and the checkpoint.
+    """
+    from utils.checkpoint import save_checkpoint
+
+    try:
+        return trainer.train_step(batch)
+    except UserError as error:
+        state = trainer.state(seed)
+        if not all(np.isfinite(value).all() for value in state["model"].values()):
+            raise UserError(f"{error}; the weights are not finite either: go on from an earlier checkpoint") from error
+        path = run.path / "model" / f"before_step_{trainer.step + 1}.pkl"
+        save_checkpoint(path, state)
+        raise UserError(f"{error}; the state before it: {path}") from error
+
+
 def train_one_epoch(
     trainer: Trainer, loader: Loader, run: RunFolder, args: argparse.Namespace, stop: _StopRequest
 ) -> bool:
@@ -198,7 +219,7 @@ def train_one_epoch(
     with bar:
         started = time.perf_counter()
         for index, batch in enumerate(bar, start=done):
-            losses, fused = trainer.train_step(batch)
+            losses, fused = step_or_save(trainer, batch, run, args.seed)
             now = time.perf_counter()
             eta = eta_text(trainer.epoch + 1, args.numepochs, index, batches, now - started)
             started = now
@@ -223,7 +244,7 @@ def train(args: argparse.Namespace) -> None:
     from utils.jittor_env import use_device
     from utils.run import CURVE_NAME, RunFolder
 
-    with H5Dataset(args.dataset_path) as dataset:
+    with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1) as dataset:
         if len(dataset) < args.batch_size:
             raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
         print(use_device(args.device))
@@ -253,6 +274,8 @@ def train(args: argparse.Namespace) -> None:
                     break
             if not stop.wanted:
                 run.log_total_time(time.time() - started)
+        if dataset.skipped:
+            print(f"skipped: {len(dataset.skipped)} bad pairs, named above")
         print(f"checkpoint: {checkpoint}\nloss curve: {run.path / CURVE_NAME}")
         if stop.wanted:
             raise KeyboardInterrupt
