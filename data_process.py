@@ -7,8 +7,9 @@ python data_process.py --raw downloads/RoadScene --mode test
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from utils.arguments import HelpFormatter
 from utils.captions import CAPTIONERS, Captioner, write_captions
 from utils.datasets import MODES, TASKS, Pair
 from utils.encoders import FAMILIES, text_features
-from utils.errors import run_command
-from utils.h5 import Sample, write_h5
+from utils.errors import UserError, run_command
+from utils.h5 import Sample, constant_image, write_h5
 from utils.images import read_gray, require_one_size, to_training_size
 from utils.layouts import add_source_options, find_source
 from utils.parallel import map_ahead
 from utils.text import TextFeatures
+
+logger = logging.getLogger(__name__)
 
 SIZES = ("small", "original")
 
@@ -46,6 +49,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         default="small",
         help="small: training images become 288x384 (never those of MIF, nor test images); original: none is resized",
     )
+    add("--skip_bad", action="store_true", help="leave out pairs whose images or feature are no good, and name them")
     add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
     add_source_options(parser)
     add = parser.add_argument_group("text").add_argument
@@ -79,6 +83,40 @@ def read_sample(pair: Pair, features: TextFeatures, resize: bool) -> Sample:
     return Sample(pair.name, a[None], b[None], features.feature(pair)[0])
 
 
+def read_unless_bad(pair: Pair, features: TextFeatures, resize: bool, skip_bad: bool) -> Sample | None:
+    """`read_sample`; a bad pair is named in a warning and None if `skip_bad`. A constant image is else only named.
+
+    Raises:
+        UserError: as `read_sample`, unless `skip_bad`.
+    """
+    try:
+        sample = read_sample(pair, features, resize)
+    except UserError as error:
+        if not skip_bad:
+            raise
+        logger.warning("skipped: %s", error)
+        return None
+    if constant := constant_image(sample):
+        logger.warning("%s%s: %s", "skipped: " if skip_bad else "", pair.name, constant)
+        return None if skip_bad else sample
+    return sample
+
+
+def good_samples(samples: Iterable[Sample | None], path: Path) -> Iterator[Sample]:
+    """Those that are not None.
+
+    Raises:
+        UserError: there are none for `path`.
+    """
+    count = 0
+    for sample in samples:
+        if sample:
+            count += 1
+            yield sample
+    if not count:
+        raise UserError(f"{path}: not written, no good pair is left")
+
+
 def data_process(args: argparse.Namespace) -> None:
     """Write the H5 file that the options ask for.
 
@@ -95,9 +133,11 @@ def data_process(args: argparse.Namespace) -> None:
     features = text_features(args.text_encoder, source.pairs)
     print(features.prepare(source.pairs))
     path = args.out / f"{source.dataset}_{args.mode}.h5"
-    samples = map_ahead(lambda pair: read_sample(pair, features, resize), source.pairs)
+    samples = map_ahead(lambda pair: read_unless_bad(pair, features, resize, args.skip_bad), source.pairs)
     with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(source.pairs), unit="pair") as progress:
-        count = write_h5(path, progress)
+        count = write_h5(path, good_samples(progress, path))
+    if skipped := len(source.pairs) - count:
+        print(f"skipped: {skipped} bad pairs, named above")
     size = "288x384" if resize else "their own size"
     print(f"{path}: {count} pairs at {size}, {path.stat().st_size / 1e6:.1f} MB")
 

@@ -48,6 +48,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--contact_sheet", action="store_true", help="also draw one page of A | B | fused with names and metrics")
     add("--report", action="store_true", help="also write one HTML page that compares A, B and fused, for a browser")
     add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: the fused luma, the sources' chroma")
+    add("--skip_bad", action="store_true", help="read all pairs first, and go on without the bad ones, which are named")
     add_device_options(parser)
     add_source_options(parser, "where the coloured images are (for --color)")
     return parser
@@ -174,7 +175,7 @@ def test(args: argparse.Namespace) -> None:
     Raises:
         UserError: data or weights that are missing or do not fit.
     """
-    with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5") as dataset:
+    with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5", args.skip_bad) as dataset:
         pairs = image_files(dataset, find_source(args, "test").pairs) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)
         from utils.evaluation import mean_row
@@ -192,6 +193,8 @@ def test(args: argparse.Namespace) -> None:
         rows = PairRows(dataset, folder, rgb, values)
         draw_pages(rows, f"{args.dataset}, {path.name}", folder.parent, args.contact_sheet, args.report)
         print(format_table(args.dataset, {"FILM": mean_row(values)}))
+        if dataset.skipped:
+            print(f"skipped: {len(dataset.skipped)} bad pairs, named above; the averages are without them")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
 from utils.arguments import HelpFormatter, add_device_options, not_negative, positive, positive_int
@@ -74,6 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--keep", type=positive_int, metavar="N", help="keep only the N newest checkpoints of the run (default: all)")
     add("--seed", type=int, default=0, help="seed of the initial weights and of the order of the pairs")
     add("--no_shuffle", action="store_true", help="take the pairs in the order of the file")
+    add("--skip_bad", action="store_true", help="read all pairs first, and train without the bad ones, which are named")
     add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in all")
     add_device_options(parser)
     add("--exp_root", type=Path, default=Path("exp"), help="folder of the runs")
@@ -191,6 +193,23 @@ class _StopRequest:
         self.signal = number
 
 
+def step_or_save(
+    trainer: Trainer, batch: Batch, run: RunFolder, args: argparse.Namespace
+) -> tuple[dict[str, float], jt.Var]:
+    """`Trainer.train_step`; where the loss is not finite, a checkpoint of the state before is left behind.
+
+    Raises:
+        UserError: the loss is not finite; it names the batch and the checkpoint.
+    """
+    try:
+        return trainer.train_step(batch)
+    except UserError as error:
+        if not all(np.isfinite(value).all() for value in trainer.state()["model"].values()):
+            raise UserError(f"{error}; the weights are not finite either: go on from an earlier checkpoint") from error
+        path = save(trainer, run, args, whole_epoch=False)
+        raise UserError(f"{error}; the state before it: {path}") from error
+
+
 def train_one_epoch(
     trainer: Trainer, loader: Loader, run: RunFolder, args: argparse.Namespace, stop: _StopRequest
 ) -> bool:
@@ -216,7 +235,7 @@ def train_one_epoch(
         for index, batch in enumerate(bar, start=done):
             # Jittor's random state cannot be read, so each step has one that follows from its number.
             jt.set_global_seed((abs(args.seed) + trainer.step) % 2**31)
-            losses, fused = trainer.train_step(batch)
+            losses, fused = step_or_save(trainer, batch, run, args)
             now = time.perf_counter()
             eta = eta_text(trainer.epoch + 1, args.numepochs, index, batches, now - started)
             trainer.seconds += now - started
@@ -251,7 +270,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
     from utils.jittor_env import use_device
     from utils.run import CURVE_NAME, RunFolder, make_run_folder
 
-    with H5Dataset(args.dataset_path) as dataset:
+    with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1) as dataset:
         if len(dataset) < args.batch_size:
             raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
         print(use_device(args.device, args.tf32))
@@ -286,6 +305,8 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
                 run.refresh()
             if not stop.signal:
                 run.log_total_time(trainer.seconds)
+        if dataset.skipped:
+            print(f"skipped: {len(dataset.skipped)} bad pairs, named above")
         print(f"checkpoint: {saved}\nloss curve: {run.path / CURVE_NAME}")
         if stop.signal:
             raise Stopped(stop.signal)

@@ -233,3 +233,27 @@ def test_help_is_a_manual():
     assert done.returncode == 0
     assert "VLFDataset" in done.stdout
     assert "infrared-visible" in done.stdout
+
+
+def test_bad_pairs_are_left_out_on_request(tmp_path):
+    """Of four pairs one is cut, one has a feature with NaN and one is constant."""
+    make_dataset(tmp_path, "IVF")
+    base, features = tmp_path / "Image" / "IVF" / "Set", tmp_path / "TextFeature" / "IVF" / "Set"
+    (base / "IR" / "1.png").write_bytes((base / "IR" / "1.png").read_bytes()[:100])
+    np.save(features / "2.npy", np.full((1, 149, 768), np.nan, np.float32))
+    cv2.imwrite(str(base / "VI" / "3.bmp"), np.full((16, 16), 7, np.uint8))
+    options = ("--dataset", "Set", "--root", tmp_path, "--out", tmp_path)
+    done = run(*options)
+    assert done.returncode == 2
+    assert "1.png: cannot be decoded" in done.stderr
+    done = run(*options, "--skip_bad")
+    assert done.returncode == 0, done.stderr
+    assert "skipped: 3 bad pairs, named above" in done.stdout
+    for reason in ("1.png: cannot be decoded", "2.npy: holds values that are not finite", "3: image B is constant"):
+        assert reason in done.stderr
+    with h5py.File(tmp_path / "Set_train.h5") as file:
+        assert list(file["imageA"]) == ["4"]
+    (base / "train.txt").write_text("1.png")
+    done = run(*options, "--skip_bad")
+    assert done.returncode == 2
+    assert "Set_train.h5: not written, no good pair is left" in done.stderr

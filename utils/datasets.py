@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.errors import UserError
-from utils.files import is_leftover
+from utils.files import is_leftover, require_inside, require_plain_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MODES = ("train", "test")
@@ -51,7 +51,7 @@ def find_pairs(root: Path, task: str, dataset: str, mode: str) -> list[Pair]:
         mode: 'train' or 'test', the list.
 
     Raises:
-        UserError: names the list or image that is missing, or what is wrong with the list.
+        UserError: names the list or image that is missing, what is wrong with the list, or a link that leads out.
     """
     base = root / "Image" / task / dataset
     folders = [ImageFolder(base / folder) for folder in TASKS[task].folders]
@@ -61,6 +61,8 @@ def find_pairs(root: Path, task: str, dataset: str, mode: str) -> list[Pair]:
         name = stem(listed)
         text = root / "Text" / task / dataset / f"{name}.txt"
         feature = root / "TextFeature" / task / dataset / f"{name}.npy"
+        for path in (text, feature):
+            require_inside(path, root)
         pairs.append(Pair(name, image_a, image_b, text, feature))
     return pairs
 
@@ -82,8 +84,7 @@ def read_list(path: Path) -> list[str]:
         raise UserError(f"{path}: the list is empty; one image file name a line was expected")
     seen: set[str] = set()
     for name in names:
-        if Path(name).name != name or name in (".", ".."):
-            raise UserError(f"{path}: {name!r} leads out of the image folder; plain file names were expected")
+        require_plain_name(name, path)
         if stem(name) in seen:
             raise UserError(f"{path}: {name!r} stands there twice")
         seen.add(stem(name))
@@ -109,12 +110,16 @@ class ImageFolder:
                 self.files.setdefault(path.stem, []).append(path.name)
 
     def find(self, listed: str) -> Path:
-        """The image that a list names: that very file, else the one with another suffix."""
+        """The image that a list names: that very file, else the one with another suffix.
+
+        Raises:
+            UserError: there is none, there are several, or it is a link out of the folder.
+        """
         found = self.files.get(stem(listed), [])
         if listed in found:
-            return self.folder / listed
+            return require_inside(self.folder / listed, self.folder)
         if not found:
             raise UserError(f"{self.folder / listed}: no such image, with no suffix of {', '.join(IMAGE_SUFFIXES)}")
         if len(found) > 1:
             raise UserError(f"{self.folder / listed}: no such image, but several others: {', '.join(sorted(found))}")
-        return self.folder / found[0]
+        return require_inside(self.folder / found[0], self.folder)

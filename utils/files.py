@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and names that stay in their folder."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import re
 import shutil
 import tempfile
 import time
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -99,6 +100,33 @@ def remove_leftovers(folder: Path, idle: float = _IDLE_SECONDS) -> None:
 
 # Once a process is enough: to list a folder of thousands of images for each of them would take longer than writing.
 _remove_old_leftovers = cache(remove_leftovers)
+
+
+def require_plain_name(name: str, where: Path | str) -> None:
+    """Refuse a name, found in `where`, that is not that of a file in a folder: `../x`, `/x`, `x/y`, control characters.
+
+    Raises:
+        UserError: it is none.
+    """
+    # A NUL ends names, the rest of Cc spoils lists and terminals, Cs is what no encoding can write.
+    hidden = any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
+    if hidden or name in ("", ".", "..") or "/" in name or os.sep in name:
+        raise UserError(f"{where}: {name!r} leads out of its folder; plain file names were expected")
+
+
+def require_inside(path: Path, folder: Path) -> Path:
+    """Give `path` back, which was made of `folder` and a name, unless a link at its end leads out of the folder.
+
+    The folder itself, and folders between the two, may be links: whoever made them wanted their files.
+
+    Raises:
+        UserError: the file is a link that leads out.
+    """
+    if path.is_symlink():
+        target = path.resolve()
+        if not any(target.is_relative_to(home.resolve()) for home in (folder, path.parent)):
+            raise UserError(f"{path}: is a link that leads out of its folder; copy the file, or link the whole folder")
+    return path
 
 
 def umask() -> int:

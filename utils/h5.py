@@ -6,27 +6,35 @@ Groups ``imageA``, ``imageB`` and ``text`` hold a float32 dataset for each sampl
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
 from utils.errors import UserError
-from utils.files import atomic_path
+from utils.files import atomic_path, require_plain_name
+
+logger = logging.getLogger(__name__)
 
 GROUPS = ("imageA", "imageB", "text")
 # What h5py raises on a damaged file, depending on where the damage is.
 DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 # Batches that are read ahead while the network computes.
 AHEAD = 2
+# Of an image; HDF5 lets a file of a few bytes claim any number.
+MAX_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,14 @@ class Batch:
     image_a: np.ndarray
     image_b: np.ndarray
     text: np.ndarray
+
+
+def constant_image(sample: Sample) -> str | None:
+    """Which image of a sample is the same everywhere, in words; None where both show something."""
+    for side, image in (("A", sample.image_a), ("B", sample.image_b)):
+        if image.min() == image.max():
+            return f"image {side} is constant"
+    return None
 
 
 def write_h5(path: Path, samples: Iterable[Sample]) -> int:
@@ -85,20 +101,33 @@ def _new_h5(path: Path) -> Iterator[h5py.File]:
 class H5Dataset:
     """The samples of an H5 file, in the key order of its groups (alphabetical). The file is opened once.
 
+    A bad sample is one that `__getitem__` refuses, one that is not in all groups, or one with a constant image: the
+    network can do with that, but it shows nothing, so it is only named where bad samples are not left out.
+
+    Args:
+        path: the file.
+        skip_bad: read all samples now, name the bad ones in a warning each, and leave them out; `skipped` holds them.
+        one_size: count as bad, too, what has another size than most samples; batches need one.
+
     Raises:
-        UserError: the file is missing or damaged, a group is missing or empty, or the groups differ in their samples.
+        UserError: the file is missing or damaged, a group is missing or empty, a name leads out of a folder, no good
+            sample is left, or, without `skip_bad`, the groups differ in their samples.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, skip_bad: bool = False, one_size: bool = False) -> None:
         self.path = Path(path)
+        self.skipped: dict[str, str] = {}
+        self._constant: set[str] = set()
         if not self.path.is_file():
             raise UserError(f"{self.path}: no such H5 file; data_process.py writes it")
         try:
             self._file = h5py.File(self.path, "r")
-        except OSError as error:
+        except DAMAGE as error:
             raise UserError(f"{self.path}: no H5 file, or a damaged one; data_process.py writes it anew") from error
         try:
-            self.names = self._checked_names()
+            self.names = self._checked_names(skip_bad)
+            if skip_bad:
+                self._skip_bad(one_size)
         except DAMAGE as error:
             self.close()
             raise UserError(f"{self.path}: a damaged H5 file; data_process.py writes it anew") from error
@@ -106,50 +135,98 @@ class H5Dataset:
             self.close()
             raise
 
-    def _checked_names(self) -> list[str]:
+    def _checked_names(self, skip_bad: bool) -> list[str]:
         for group in GROUPS:
+            if not isinstance(self._file.get(group, getlink=True), h5py.HardLink | NoneType):
+                raise UserError(f"{self.path}: {group} is a link to elsewhere; data_process.py writes the file anew")
             if not isinstance(self._file.get(group), h5py.Group):
                 raise UserError(f"{self.path}: no group {group!r}; {', '.join(GROUPS)} were expected")
         first, *others = ([*self._file[group]] for group in GROUPS)
         if not first:
             raise UserError(f"{self.path}: holds no sample")
         for group, names in zip(GROUPS[1:], others, strict=True):
-            if odd := sorted(set(first) ^ set(names), key=str):
-                raise UserError(f"{self.path}: {odd[0]!r} is not in both {GROUPS[0]!r} and {group!r}")
-        return first
+            for odd in sorted(set(first) ^ set(names), key=str):
+                self.skipped[odd] = f"{self.path}: {odd!r} is not in both {GROUPS[0]!r} and {group!r}"
+        if self.skipped and not skip_bad:
+            raise UserError(next(iter(self.skipped.values())))
+        for name in first:
+            # They become names of pictures.
+            require_plain_name(name, self.path)
+        return [name for name in first if name not in self.skipped]
+
+    def _skip_bad(self, one_size: bool) -> None:
+        """Take the bad samples out of `names` into `skipped`, each with the reason, and name them."""
+        sizes: dict[str, tuple[int, ...]] = {}
+        for name in tqdm(self.names, desc=f"check {self.path.name}", unit="pair"):
+            try:
+                sample = self._read(name)
+            except UserError as error:
+                self.skipped[name] = str(error)
+                continue
+            if constant := constant_image(sample):
+                self.skipped[name] = f"{self.path}: {name}: {constant}"
+            else:
+                sizes[name] = sample.image_a.shape[1:]
+        if one_size and sizes:
+            usual, _ = Counter(sizes.values()).most_common(1)[0]
+            for name, size in sizes.items():
+                if size != usual:
+                    self.skipped[name] = f"{self.path}: {name}: is {size}, most others are {usual}"
+        self.names = [name for name in self.names if name not in self.skipped]
+        for reason in self.skipped.values():
+            logger.warning("skipped: %s", reason)
+        if not self.names:
+            raise UserError(
+                f"{self.path}: no good sample is left of {len(self.skipped)}; data_process.py writes it anew"
+            )
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a sample.
+        """Read a sample. A constant image is named in a warning, once.
 
         Raises:
-            UserError: its arrays have other shapes than they should, differ in size, or are not finite.
+            UserError: its arrays have other shapes than they should, differ in size, are not finite, or lie elsewhere.
         """
-        name = self.names[index]
-        arrays = {}
-        for group in GROUPS:
-            where = f"{self.path}: {group}/{name}"
-            try:
-                array = self._file[group][name][()]
-            except DAMAGE as error:
-                raise UserError(f"{where}: cannot be read; data_process.py writes the file anew") from error
-            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
-                raise UserError(f"{where}: is no array of floats")
-            if group == "text" and array.shape != (1, *TEXT_SHAPE):
-                raise UserError(f"{where}: has shape {array.shape}, expected {(1, *TEXT_SHAPE)}")
-            if group != "text" and (array.ndim != 3 or array.shape[0] != 1 or 0 in array.shape):
-                raise UserError(f"{where}: has shape {array.shape}, expected (1, H, W)")
-            if not np.isfinite(array).all():
-                raise UserError(f"{where}: holds values that are not finite")
-            arrays[group] = array.astype(np.float32, copy=False)
-        a, b, text = (arrays[group] for group in GROUPS)
+        sample = self._read(self.names[index])
+        if sample.name not in self._constant and (constant := constant_image(sample)):
+            self._constant.add(sample.name)
+            logger.warning("%s: %s: %s; --skip_bad leaves it out", self.path, sample.name, constant)
+        return sample
+
+    def _read(self, name: str) -> Sample:
+        a, b, text = (self._array(group, name) for group in GROUPS)
         if a.shape != b.shape:
             raise UserError(
                 f"{self.path}: {name}: image A is {a.shape[1:]}, image B {b.shape[1:]}; one size was expected"
             )
         return Sample(name, a, b, text[0])
+
+    def _array(self, group: str, name: str) -> np.ndarray:
+        """An array of a sample, float32; nothing is read before its type and shape are known to be good."""
+        where = f"{self.path}: {group}/{name}"
+        try:
+            if not isinstance(self._file[group].get(name, getlink=True), h5py.HardLink):
+                raise UserError(f"{where}: is a link to elsewhere; data_process.py writes the file anew")
+            found = self._file[group][name]
+            if found.external or found.is_virtual:
+                raise UserError(f"{where}: its values lie in another file; data_process.py writes the file anew")
+            shape = found.shape or ()
+            if found.dtype.kind != "f" or not shape:
+                raise UserError(f"{where}: is no array of floats")
+            if group == "text" and shape != (1, *TEXT_SHAPE):
+                raise UserError(f"{where}: has shape {shape}, expected {(1, *TEXT_SHAPE)}")
+            if group != "text" and (len(shape) != 3 or shape[0] != 1 or 0 in shape or prod(shape) > MAX_PIXELS):
+                raise UserError(f"{where}: has shape {shape}, expected (1, H, W)")
+            array = found[()]
+        except (*DAMAGE, AttributeError, MemoryError) as error:  # a group has no dtype
+            raise UserError(f"{where}: cannot be read; data_process.py writes the file anew") from error
+        with np.errstate(over="ignore"):
+            array = array.astype(np.float32, copy=False)
+        if not np.isfinite(array).all():
+            raise UserError(f"{where}: holds values that are not finite")
+        return array
 
     def close(self) -> None:
         """Close the file."""

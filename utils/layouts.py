@@ -15,7 +15,7 @@ from pathlib import Path
 
 from utils.datasets import IMAGE_SUFFIXES, TASKS, ImageFolder, Pair, find_pairs, read_list, stem
 from utils.errors import UserError
-from utils.files import is_leftover
+from utils.files import is_leftover, require_inside
 
 SPLITS = Path(__file__).resolve().parent / "splits"
 NAMES_SHOWN = 5
@@ -153,7 +153,7 @@ def find_raw(
     pairs = []
     for name in chosen:
         key = names[name]
-        image_a, image_b = (_only(side[key], name) for side in (found.a, found.b))
+        image_a, image_b = (require_inside(_only(side[key], name), folder) for side in (found.a, found.b))
         pairs.append(pair_of(name, image_a, image_b, (folder / key.prefix, folder), root, layout.task, title))
     first = pairs[0]
     example = f"A {first.image_a.relative_to(folder)}, B {first.image_b.relative_to(folder)}"
@@ -205,11 +205,15 @@ def match_folders(dir_a: Path, dir_b: Path) -> dict[str, tuple[Path, Path]]:
 def pair_of(
     name: str, image_a: Path, image_b: Path, beside: Iterable[Path], root: Path, task: str, dataset: str
 ) -> Pair:
-    """A pair with its text and feature: the files in Text/ and TextFeature/ of the folders `beside`, else in `root`."""
+    """A pair with its text and feature: the files in Text/ and TextFeature/ of the folders `beside`, else in `root`.
+
+    Raises:
+        UserError: one of them is a link that leads out of these folders.
+    """
     files = []
     for kind, suffix in (("Text", ".txt"), ("TextFeature", ".npy")):
-        own = [folder / kind / f"{name}{suffix}" for folder in beside]
-        in_root = root / kind / task / dataset / f"{name}{suffix}"
+        own = [require_inside(folder / kind / f"{name}{suffix}", folder) for folder in beside]
+        in_root = require_inside(root / kind / task / dataset / f"{name}{suffix}", root)
         files.append(next((path for path in own if path.is_file()), in_root))
     return Pair(name, image_a, image_b, *files)
 

@@ -41,6 +41,7 @@ SETTINGS = (
     "pretrain",
     "seed",
     "no_shuffle",
+    "skip_bad",
 )
 # Kept too, but free to change.
 LENGTH = "numepochs"

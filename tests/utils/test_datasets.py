@@ -68,6 +68,7 @@ def test_lists_of_other_editors_are_read(tmp_path):
         (b"../1.png\n", "leads out"),
         (b"/etc/1.png\n", "leads out"),
         (b"..\n", "leads out"),
+        (b"1\0.png\n", "leads out"),
         (b"\xff\xfe1\x00", "UTF-8"),
     ],
 )
@@ -85,3 +86,15 @@ def test_what_is_missing_is_named(tmp_path):
         find_pairs(tmp_path, "IVF", "Set", "train")
     with pytest.raises(UserError, match=r"test.txt: no such list"):
         find_pairs(tmp_path, "IVF", "Set", "test")
+
+
+@pytest.mark.parametrize("link", ["Image/IVF/Set/VI/1.png", "Text/IVF/Set/1.txt", "TextFeature/IVF/Set/1.npy"])
+def test_a_link_out_of_the_data_is_refused(tmp_path, link):
+    root = tmp_path / "VLF"
+    make(root, "1.png\n", {"IR": ["1.png"], "VI": ["1.png"]})
+    (tmp_path / "secret").write_text("secret")
+    (root / link).parent.mkdir(parents=True, exist_ok=True)
+    (root / link).unlink(missing_ok=True)
+    (root / link).symlink_to(tmp_path / "secret")
+    with pytest.raises(UserError, match=f"{link}: is a link that leads out of its folder"):
+        find_pairs(root, "IVF", "Set", "train")

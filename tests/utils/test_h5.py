@@ -86,6 +86,48 @@ def break_kind(file):
     file["imageA"].create_group("01")
 
 
+def break_by_external_link(file):
+    del file["imageA"]["01"]
+    file["imageA"]["01"] = h5py.ExternalLink("secret.h5", "/secret")
+
+
+def break_by_soft_link(file):
+    del file["imageA"]["01"]
+    file["imageA"]["01"] = h5py.SoftLink("/imageA/00")
+
+
+def break_by_external_storage(file):
+    del file["imageA"]["01"]
+    file["imageA"].create_dataset("01", (1, 4, 6), "f4", external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)])
+
+
+def break_by_virtual_storage(file):
+    del file["imageA"]["01"]
+    layout = h5py.VirtualLayout((1, 4, 6), "f4")
+    layout[:] = h5py.VirtualSource("secret.h5", "secret", (1, 4, 6))
+    file["imageA"].create_virtual_dataset("01", layout)
+
+
+def break_group_by_link(file):
+    del file["text"]
+    file["text"] = h5py.ExternalLink("secret.h5", "/")
+
+
+def break_by_claim(file):
+    del file["imageA"]["01"]
+    file["imageA"].create_dataset("01", (1, 1 << 30, 1 << 30), "f4", chunks=(1, 1024, 1024))
+
+
+def break_by_overflow(file):
+    del file["text"]["01"]
+    file["text"]["01"] = np.full((1, *TEXT_SHAPE), 1e300)
+
+
+def break_by_null(file):
+    del file["imageA"]["01"]
+    file["imageA"]["01"] = h5py.Empty("f4")
+
+
 def break_type(file):
     del file["imageA"]["01"]
     file["imageA"]["01"] = np.zeros((1, 4, 6), np.uint8)
@@ -102,6 +144,14 @@ def break_type(file):
         (break_size, r"01: image A is \(4, 6\), image B \(9, 9\)"),
         (break_value, "imageA/01: holds values that are not finite"),
         (break_type, "imageA/01: is no array of floats"),
+        (break_by_external_link, "imageA/01: is a link to elsewhere"),
+        (break_by_soft_link, "imageA/01: is a link to elsewhere"),
+        (break_by_external_storage, "imageA/01: its values lie in another file"),
+        (break_by_virtual_storage, "imageA/01: its values lie in another file"),
+        (break_group_by_link, "text is a link to elsewhere"),
+        (break_by_claim, r"imageA/01: has shape \(1, 1073741824, 1073741824\)"),
+        (break_by_overflow, "text/01: holds values that are not finite"),
+        (break_by_null, "imageA/01: is no array of floats"),
     ],
 )
 def test_what_is_wrong_with_a_file_is_named(tmp_path, change, message):
@@ -110,6 +160,67 @@ def test_what_is_wrong_with_a_file_is_named(tmp_path, change, message):
         change(file)
     with pytest.raises(UserError, match=f"x.h5: {message}"), H5Dataset(path) as dataset:
         dataset[1]
+
+
+@pytest.mark.parametrize("name", ["..", "x\n", "a/b"])
+def test_names_that_lead_out_are_refused(tmp_path, name):
+    """HDF5 itself lets no name hold a slash; one is patched into the file."""
+    with h5py.File(write(tmp_path / "x.h5", 1), "r+") as file:
+        for group in ("imageA", "imageB", "text"):
+            file[group].move("00", name.replace("/", "|"))
+    content = (tmp_path / "x.h5").read_bytes()
+    (tmp_path / "x.h5").write_bytes(content.replace(b"a|b\0", b"a/b\0"))
+    with pytest.raises(UserError, match=r"x.h5: .* leads out of its folder"):
+        H5Dataset(tmp_path / "x.h5")
+
+
+BAD = (break_key, break_kind, break_shape, break_size, break_value, break_type, break_by_external_link, break_by_claim)
+
+
+@pytest.mark.parametrize("change", BAD)
+def test_bad_samples_are_named_and_left_out(tmp_path, caplog, change):
+    path = write(tmp_path / "x.h5", 3)
+    with h5py.File(path, "r+") as file:
+        change(file)
+        for group in ("imageA", "imageB"):
+            for name in ("00", "02"):
+                file[group][name][0, 0, 0] = 0.9
+    with H5Dataset(path, skip_bad=True) as dataset:
+        assert dataset.names == ["00", "02"]
+        assert list(dataset.skipped) == ["01"]
+        assert [batch.names for batch in Loader(dataset, 2, shuffle=False, drop_last=True)] == [("00", "02")]
+    (record,) = caplog.records
+    assert "01" in record.getMessage()
+    assert record.getMessage().startswith(f"skipped: {path}: ")
+
+
+def varied(name: str, size: tuple[int, int] = (4, 6)) -> Sample:
+    a, b = np.random.default_rng(0).random((2, 1, *size), np.float32)
+    return Sample(name, a, b, np.zeros(TEXT_SHAPE, np.float32))
+
+
+def test_other_sizes_and_constant_images_are_left_out(tmp_path, caplog):
+    write_h5(tmp_path / "x.h5", [varied("a"), varied("b", (6, 4)), varied("c"), sample("d")])
+    with H5Dataset(tmp_path / "x.h5", skip_bad=True, one_size=True) as dataset:
+        assert dataset.names == ["a", "c"]
+        assert "b: is (6, 4), most others are (4, 6)" in dataset.skipped["b"]
+        assert "d: image A is constant" in dataset.skipped["d"]
+    with H5Dataset(tmp_path / "x.h5", skip_bad=True) as dataset:
+        assert dataset.names == ["a", "b", "c"]
+
+
+def test_a_constant_image_is_legal_and_named_once(tmp_path, caplog):
+    write_h5(tmp_path / "x.h5", [varied("a"), sample("d")])
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        for _ in range(2):
+            assert names(Loader(dataset, 2, shuffle=False, drop_last=True)) == ["a", "d"]
+    (record,) = caplog.records
+    assert record.getMessage() == f"{tmp_path / 'x.h5'}: d: image A is constant; --skip_bad leaves it out"
+
+
+def test_nothing_good_is_an_error(tmp_path):
+    with pytest.raises(UserError, match=r"x.h5: no good sample is left of 3"):
+        H5Dataset(write(tmp_path / "x.h5", 3), skip_bad=True)
 
 
 def test_missing_damaged_and_empty_files_are_named(tmp_path):

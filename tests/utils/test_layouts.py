@@ -239,3 +239,15 @@ def test_real_downloads(shared, folder, mode, task, dataset, count):
     selection = find_raw(shared / "data" / folder, mode, Path("VLFDataset"))
     assert (selection.task, selection.dataset, len(selection.pairs)) == (task, dataset, count)
     assert all(pair.text.is_file() for pair in selection.pairs)
+
+
+@pytest.mark.parametrize("link", ["vi/1.png", "Text/1.txt", "TextFeature/1.npy"])
+def test_a_link_out_of_a_download_is_refused(tmp_path, link):
+    folder = touch(tmp_path / "Mine", "ir/1.png", "vi/1.png")
+    (folder / link).parent.mkdir(exist_ok=True)
+    (folder / link).unlink(missing_ok=True)
+    touch(tmp_path, "secret.png")
+    (folder / link).symlink_to(tmp_path / "secret.png")
+    for find in (lambda: raw(folder), lambda: find_folders(folder / "ir", folder / "vi", "test", tmp_path / "VLF")):
+        with pytest.raises(UserError, match=f"{link}: is a link that leads out of its folder"):
+            find()
