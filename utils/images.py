@@ -11,6 +11,8 @@ from net.shapes import STAGE_SIZE
 from utils.errors import UserError
 from utils.files import atomic_path
 
+PNG_MARK, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND"
+
 
 def read_gray(path: Path | str) -> np.ndarray:
     """Read an image file in colour and turn it to gray: float32 (H, W), whole numbers in 0..255.
@@ -46,12 +48,23 @@ def _decode(path: Path | str, flags: int) -> np.ndarray:
     cv2.setLogLevel(0)
     # imdecode, not imread: imread takes a JPEG that was cut short, and fills the rest with gray.
     try:
-        image = cv2.imdecode(np.fromfile(path, np.uint8), flags)
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, flags) if _claims_are_true(data.data) else None
     except (cv2.error, OSError):
         image = None
     if image is None:
         raise UserError(f"{path}: cannot be decoded; a png, jpg, bmp or tif image of 8 or 16 bits was expected")
     return image
+
+
+def _claims_are_true(data: memoryview) -> bool:
+    """False for a PNG with a chunk that is longer than the file: OpenCV takes up to 4 GB of memory for it first."""
+    if data[:8] != PNG_MARK:
+        return True
+    at = len(PNG_MARK)
+    while at + 12 <= len(data) and data[at : at + 8] != PNG_END:
+        at += 12 + int.from_bytes(data[at : at + 4], "big")
+    return at + 12 <= len(data)
 
 
 def require_one_size(a: np.ndarray, b: np.ndarray, image_a: Path, image_b: Path, way_out: str = "") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+
 import cv2
 import numpy as np
 import pytest
@@ -76,3 +78,21 @@ def test_png_round_trip_and_unwritable_folder(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         write_png(tmp_path / "file" / "x.png", image)
     assert side_by_side(image, image[:, :3]).shape == (5, 10)
+
+
+@pytest.mark.parametrize("claim", ["chunk", "end"])
+def test_a_png_that_claims_gigabytes_is_not_decoded(tmp_path, claim):
+    """Found by fuzzing: OpenCV makes room for a chunk of 3.6 GB before it looks whether there is one."""
+    data = bytearray(cv2.imencode(".png", np.zeros((20, 24, 3), np.uint8))[1].tobytes())
+    at = 33  # behind the header chunk
+    length = int.from_bytes(data[at : at + 4], "big")
+    if claim == "chunk":
+        data[at : at + 4] = b"\xd7\x6a\xd4\x00"
+    else:
+        data[at + 4 : at + 8] = b"IEND"  # an end that holds something; what follows is read on
+        data[at + 12 + length : at + 16 + length] = b"\xd7\x6a\xd4\x00"
+    (tmp_path / "x.png").write_bytes(data)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match=r"x.png: cannot be decoded"):
+        read_gray(tmp_path / "x.png")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # KiB

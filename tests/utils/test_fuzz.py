@@ -1,0 +1,245 @@
+"""Readers on files of any bytes: each returns valid data or raises a `UserError` of one line, and nothing else.
+
+A few seconds by default; ``FUZZ=20000 pytest tests/utils/test_fuzz.py`` tries as many files on each reader.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import pickle
+import tempfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from net.shapes import TEXT_SHAPE
+from utils.checkpoint import JITTOR_MARK, read_checkpoint
+from utils.datasets import Pair, read_list
+from utils.errors import UserError
+from utils.h5 import GROUPS, H5Dataset, Sample, write_h5
+from utils.images import read_bgr, read_gray
+from utils.log import LogLine, format_line, read_log
+from utils.text import FEATURE_SHAPE, FeatureFiles, read_paragraph
+
+fuzzed = settings(
+    max_examples=int(os.environ.get("FUZZ", "25")),
+    deadline=None,
+    database=None,
+    derandomize="FUZZ" not in os.environ,
+    suppress_health_check=list(HealthCheck),
+)
+
+
+@st.composite
+def changed(draw: st.DrawFn, data: bytes, start: int = 0, end: int | None = None) -> bytes:
+    """`data` with some bytes overwritten, put in, taken out or said twice between `start` and `end`, or cut."""
+    result = bytearray(data)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(start, max(start, min(end or len(result), len(result)) - 1)))
+        length = draw(st.integers(1, 16))
+        new = draw(st.binary(min_size=1, max_size=16) | st.sampled_from([b"\xff" * 8, bytes(8), b"\xff" * 4, b"\x7f"]))
+        how = draw(st.sampled_from(["overwrite", "overwrite", "overwrite", "insert", "delete", "repeat", "cut"]))
+        if how == "overwrite":
+            result[at : at + len(new)] = new
+        elif how == "insert":
+            result[at:at] = new
+        elif how == "delete":
+            del result[at : at + length]
+        elif how == "repeat":
+            result[at:at] = result[at : at + length]
+        else:
+            del result[at:]
+    return bytes(result)
+
+
+def reads(read: Callable[[Path], None], content: bytes, name: str) -> None:
+    """Let `read` try a file of `content`; what it raises must be a `UserError` of one line that names the file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(content)
+        try:
+            read(path)
+        except UserError as error:
+            assert str(path) in str(error)
+            assert "\n" not in str(error)
+
+
+@fuzzed
+@given(st.binary(max_size=60) | changed("1.png\n图.jpg\n a b.tif\r\n".encode()))
+def test_lists(content):
+    def read(path: Path) -> None:
+        names = read_list(path)
+        assert names
+        assert len(set(names)) == len(names)
+        for name in names:
+            assert Path(path.parent, name).parent == path.parent
+            assert "\0" not in name
+
+    reads(read, content, "train.txt")
+
+
+LINE = format_line(LogLine(1, 2, 0, 5, 0.5, 0.25, 1.5, 2.5, "0:00:01.50"))
+
+
+@fuzzed
+@given(changed(f"{LINE}\n{LINE.replace('Batch 0', 'Batch 1')}\n".encode()))
+def test_logs(content):
+    def read(path: Path) -> None:
+        lines = read_log(path)
+        assert lines
+        assert len({(line.epoch, line.batch) for line in lines}) == len(lines)
+
+    reads(read, content, "log.txt")
+
+
+@fuzzed
+@given(st.binary(max_size=60) | changed("A man walks, 他.".encode()))
+def test_paragraphs(content):
+    reads(lambda path: read_paragraph(path).encode(), content, "1.txt")
+
+
+IMAGE = (np.arange(20 * 24 * 3).reshape(20, 24, 3) % 251).astype(np.uint8)
+IMAGES = {suffix: cv2.imencode(suffix, IMAGE)[1].tobytes() for suffix in (".png", ".jpg", ".bmp", ".tiff")}
+IMAGES["16.png"] = cv2.imencode(".png", IMAGE.astype(np.uint16) * 200)[1].tobytes()
+IMAGES["gray.png"] = cv2.imencode(".png", IMAGE[..., 0])[1].tobytes()
+
+
+@pytest.mark.parametrize("kind", IMAGES)
+def test_images(kind):
+    @fuzzed
+    @given(changed(IMAGES[kind], 0, 120) | changed(IMAGES[kind]))
+    def fuzz(content):
+        def read(path: Path) -> None:
+            gray = read_gray(path)
+            assert gray.ndim == 2
+            assert gray.size
+            assert 0 <= gray.min() <= gray.max() <= 255
+            assert (gray == np.round(gray)).all()
+            assert read_bgr(path).shape == (*gray.shape, 3)
+
+        reads(read, content, f"x{Path(kind).suffix}")
+
+    fuzz()
+
+
+def feature_file() -> bytes:
+    target = io.BytesIO()
+    np.save(target, np.zeros(FEATURE_SHAPE, np.float32))
+    return target.getvalue()
+
+
+@fuzzed
+@given(changed(feature_file(), 0, 128))
+def test_features(content):
+    def read(path: Path) -> None:
+        feature = FeatureFiles().feature(Pair("x", path, path, path, path))
+        assert (feature.shape, feature.dtype) == (FEATURE_SHAPE, np.float32)
+        assert np.isfinite(feature).all()
+
+    reads(read, content, "x.npy")
+
+
+@pytest.fixture(scope="module")
+def h5_file(tmp_path_factory) -> tuple[bytes, list[tuple[int, int]]]:
+    """A file of two samples, and the ranges of it that are structure, not values."""
+    path = tmp_path_factory.mktemp("h5") / "x.h5"
+    image = np.linspace(0, 1, 24, dtype=np.float32).reshape(1, 4, 6)
+    write_h5(path, (Sample(name, image, image, np.zeros(TEXT_SHAPE, np.float32)) for name in ("a", "b")))
+    with h5py.File(path) as file:
+        found = [file[group][name] for group in GROUPS for name in ("a", "b")]
+        values = sorted((item.id.get_offset(), item.id.get_offset() + item.id.get_storage_size()) for item in found)
+    edges = [0, *(edge for pair in values for edge in pair), path.stat().st_size]
+    return path.read_bytes(), [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
+
+
+@pytest.mark.parametrize("skip_bad", [False, True])
+def test_h5(h5_file, skip_bad):
+    data, structure = h5_file
+
+    @fuzzed
+    @given(st.sampled_from(structure).flatmap(lambda part: changed(data, *part)))
+    def fuzz(content):
+        def read(path: Path) -> None:
+            with H5Dataset(path, skip_bad) as dataset:
+                samples = [dataset[i] for i in range(len(dataset))]
+            assert samples
+            for sample in samples:
+                assert sample.text.shape == TEXT_SHAPE
+                assert sample.image_a.shape == sample.image_b.shape
+                for array in (sample.image_a, sample.image_b, sample.text):
+                    assert array.dtype == np.float32
+                    assert np.isfinite(array).all()
+
+        reads(read, content, "x.h5")
+
+    fuzz()
+
+
+def torch_file(legacy: bool) -> bytes:
+    target = io.BytesIO()
+    model = OrderedDict({"module.a": torch.ones(2, 3), "b": torch.arange(6).reshape(3, 2).T})
+    torch.save({"model": model, "epoch": 1}, target, _use_new_zipfile_serialization=not legacy)
+    return target.getvalue()
+
+
+PICKLE = pickle.dumps({"model": {"a": np.ones((2, 3), np.float32)}, "n": [1, 0.5, None, "x", np.float64(2)]}, 4)
+CHECKPOINTS = {"old": PICKLE, "protocol 2": pickle.dumps(pickle.loads(PICKLE), 2), "sealed": PICKLE}
+CHECKPOINTS |= {"torch": torch_file(False), "old torch": torch_file(True)}
+
+
+def leaves(value: object) -> Iterator[object]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            assert type(key) in (str, int, bool)
+            yield from leaves(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from leaves(item)
+    else:
+        yield value
+
+
+@pytest.mark.parametrize("form", CHECKPOINTS)
+def test_checkpoints(form):
+    @fuzzed
+    @given(changed(CHECKPOINTS[form]))
+    def fuzz(content):
+        def read(path: Path) -> None:
+            for leaf in leaves(read_checkpoint(path)):
+                assert leaf is None or type(leaf) in (np.ndarray, int, float, bool, str)
+                if isinstance(leaf, np.ndarray):
+                    assert leaf.dtype.kind in "fiub"
+                    leaf.copy()
+
+        if form == "sealed":
+            content += hashlib.sha1(content).digest() + JITTOR_MARK
+        reads(read, content, "x")
+
+    fuzz()
+
+
+OPCODES = b"()]}N\x88\x89K\x01K\x02q\x00h\x00q\x01h\x01\x94Rb\x85\x86\x87tsuaeQ0\x93."
+
+
+@fuzzed
+@given(
+    st.lists(
+        st.sampled_from([bytes([code]) for code in OPCODES])
+        | st.sampled_from([b"cnumpy\ndtype\n", b"X\x02\x00\x00\x00f4", b"C\x04abcd", b"ctorch\nFloatStorage\n"])
+        | st.sampled_from([b"cnumpy.core.multiarray\n_reconstruct\n", b"cnumpy.core.multiarray\nscalar\n"])
+        | st.sampled_from([b"ctorch._utils\n_rebuild_tensor_v2\n", b"ccollections\nOrderedDict\n", b"K\x01\x85"]),
+        max_size=60,
+    ).map(lambda codes: b"".join(codes) + b".")
+)
+def test_instructions_in_any_order(content):
+    reads(lambda path: list(leaves(read_checkpoint(path))), content, "x.pkl")
