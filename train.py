@@ -18,8 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from tqdm import tqdm
 
+from utils import processes
 from utils.arguments import HelpFormatter, not_negative, positive, positive_int
 from utils.errors import UserError, run_command
 from utils.h5 import Batch, H5Dataset, Loader
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 CODE_OF_A_RUN = (ROOT / "train.py", ROOT / "net", ROOT / "utils")
 BATCHES_WITH_PICTURES = 2
+# mpirun passes SIGUSR1 on to its processes, and gives them all the time they need.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -44,7 +48,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="H5 file of data_process.py")
     add("--numepochs", type=positive_int, default=150, help="epochs to train")
-    add("--batch_size", type=positive_int, default=2, help="pairs a step; the last incomplete batch is dropped")
+    add(
+        "--batch_size",
+        type=positive_int,
+        default=2,
+        help="pairs a step, in each process; an incomplete batch is dropped",
+    )
     add("--lr", type=positive, default=1e-5, help="learning rate of Adam")
     add(
         "--step_size",
@@ -79,11 +88,12 @@ class Trainer:
         self.epoch = 0  # epochs finished
         self.step = 0  # steps made
 
-    def train_step(self, batch: Batch) -> tuple[dict[str, float], jt.Var]:
-        """Forward, backward and update on one batch.
+    def train_step(self, batch: Batch, stop: _StopRequest) -> tuple[dict[str, float], jt.Var]:
+        """Forward, backward and update on one batch, or this process's part of one; tell all of a request to stop.
 
         Returns:
-            The losses by their names in the log, and the fused images (b, 1, H, W) before the update.
+            The losses of the whole batch by their names in the log, and this process's fused images (b, 1, H, W) before
+            the update.
 
         Raises:
             UserError: the loss is not finite; the weights are then those before the step.
@@ -98,7 +108,8 @@ class Trainer:
         seen = fused if self.ssim_weight else fused.detach()
         to_a, to_b = lp_ssim(a, seen).total, lp_ssim(b, seen).total
         loss = fusion.total + self.ssim_weight * (to_a + to_b) if self.ssim_weight else fusion.total
-        values = jt.concat([loss, fusion.total, to_a, to_b]).numpy().tolist()
+        values = jt.concat([loss, fusion.total, to_a, to_b]).numpy()
+        values, stop.agreed = processes.agree(values, stop.wanted)
         if not all(map(math.isfinite, values)):
             raise UserError(f"{', '.join(batch.names)}: the loss is {values[0]}; the run ends before this step")
         self.optimizer.step(loss)
@@ -143,7 +154,7 @@ def build_trainer(args: argparse.Namespace) -> Trainer:
     from utils.jittor_env import jt
     from utils.optim import Adam, StepLR
 
-    jt.set_global_seed(args.seed)
+    jt.set_global_seed(args.seed, different_seed_for_mpi=False)
     net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
     if args.pretrain:
         load_weights(net, weights_of(read_checkpoint(args.pretrain), args.pretrain), args.pretrain)
@@ -154,25 +165,37 @@ def build_trainer(args: argparse.Namespace) -> Trainer:
         state = read_checkpoint(args.resume)
         trainer.load_state(state, args.resume)
         args.seed = int(state.get("seed", args.seed))
+    weights = [float(np.abs(p.numpy().astype(np.float64)).sum()) for p in net.parameters()]
+    processes.assert_equal([args.seed, trainer.step, *weights], "seed, steps made and weights at the start")
     return trainer
 
 
 class _StopRequest:
-    """Set by the first Ctrl-C, so that a run ends between two steps; the second one ends it at once."""
+    """Set by the first Ctrl-C, so that a run ends between two steps; the second one ends it at once.
+
+    Several processes stop at the same step, when all know that one of them was asked to; none of them stops at once.
+    """
 
     def __init__(self) -> None:
         self.wanted = False
+        self.agreed = False
+
+    @property
+    def due(self) -> bool:
+        """Whether the run ends here."""
+        return self.wanted if processes.count() == 1 else self.agreed
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        previous = signal.signal(signal.SIGINT, self._handle)
+        previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, previous)
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def _handle(self, *_: object) -> None:
-        if self.wanted:
+        if self.wanted and processes.count() == 1:
             raise KeyboardInterrupt
         self.wanted = True
 
@@ -186,7 +209,8 @@ def train_one_epoch(
     if not 0 <= done < batches:
         raise UserError(
             f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has "
-            f"{batches} steps an epoch at batch size {args.batch_size}; resume with the data and batch size of that run"
+            f"{batches} steps an epoch at {args.batch_size * processes.count()} pairs a step; resume with the data, "
+            "the batch size and the number of processes of that run"
         )
     bar = tqdm(
         itertools.islice(loader, done, None),
@@ -198,7 +222,7 @@ def train_one_epoch(
     with bar:
         started = time.perf_counter()
         for index, batch in enumerate(bar, start=done):
-            losses, fused = trainer.train_step(batch)
+            losses, fused = trainer.train_step(batch, stop)
             now = time.perf_counter()
             eta = eta_text(trainer.epoch + 1, args.numepochs, index, batches, now - started)
             started = now
@@ -207,7 +231,7 @@ def train_one_epoch(
             if index < BATCHES_WITH_PICTURES:
                 for row, (name, image) in enumerate(zip(batch.names, fused.numpy(), strict=True)):
                     run.write_picture(trainer.epoch + 1, name, batch.image_a[row, 0], batch.image_b[row, 0], image[0])
-            if stop.wanted or trainer.step == args.max_steps:
+            if stop.due or trainer.step == args.max_steps:
                 break
     return trainer.step == (trainer.epoch + 1) * batches
 
@@ -224,37 +248,45 @@ def train(args: argparse.Namespace) -> None:
     from utils.run import CURVE_NAME, RunFolder
 
     with H5Dataset(args.dataset_path) as dataset:
-        if len(dataset) < args.batch_size:
-            raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
+        rank, batch_size = processes.rank(), args.batch_size * processes.count()
+        if len(dataset) < batch_size:
+            raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {batch_size}")
         print(use_device(args.device))
+        if line := processes.describe():
+            print(line)
         trainer = build_trainer(args)
         stop = _StopRequest()
         started = time.time()
-        with RunFolder(args.exp_root, vars(args), CODE_OF_A_RUN) as run, stop.listening():
+        settings = vars(args) | {"processes": processes.count()}
+        folder = RunFolder(args.exp_root, settings, CODE_OF_A_RUN) if processes.is_main() else processes.Nobody()
+        with folder as run, stop.listening():
             print(f"run: {run.path}")
             while trainer.epoch < args.numepochs:
                 run.log_learning_rate(trainer.optimizer.lr, trainer.step)
                 loader = Loader(
                     dataset,
-                    args.batch_size,
+                    batch_size,
                     shuffle=not args.no_shuffle,
                     drop_last=True,
                     seed=args.seed,
                     epoch=trainer.epoch,
+                    part=slice(rank * args.batch_size, (rank + 1) * args.batch_size),
                 )
                 finished = train_one_epoch(trainer, loader, run, args, stop)
                 checkpoint = run.checkpoint(trainer.epoch + 1)
                 if finished:
                     trainer.epoch += 1
                     trainer.schedule.step()
-                save_checkpoint(checkpoint, trainer.state(args.seed))
+                if processes.is_main():
+                    save_checkpoint(checkpoint, trainer.state(args.seed))
                 run.refresh()
-                if stop.wanted or trainer.step == args.max_steps:
+                if stop.due or trainer.step == args.max_steps:
                     break
-            if not stop.wanted:
+            if not stop.due:
                 run.log_total_time(time.time() - started)
         print(f"checkpoint: {checkpoint}\nloss curve: {run.path / CURVE_NAME}")
-        if stop.wanted:
+        processes.meet()  # what process 0 writes is whole before anyone leaves
+        if stop.due:
             raise KeyboardInterrupt
 
 

@@ -18,6 +18,7 @@ import threading
 from pathlib import Path
 from types import ModuleType
 
+from utils import processes
 from utils.errors import UserError
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -144,6 +145,8 @@ def _bring_up(use_cuda: bool) -> ModuleType:
     if threading.current_thread() is threading.main_thread():
         # Jittor ends the process on Ctrl-C without cleaning up; Python's KeyboardInterrupt lets us finish properly.
         signal.signal(signal.SIGINT, interrupt or signal.default_int_handler)
+    # Its optimizer would send each gradient in a message of its own; utils/processes.py sends them in one.
+    jittor.in_mpi = False
     return jittor
 
 
@@ -168,5 +171,6 @@ def use_device(name: str) -> str:
     return f"device: cpu, {os.cpu_count()} cores (Jittor {jt.__version__}{why})"
 
 
+processes.prepare()
 _CUDA_PROBLEM = cuda_problem()
 jt = _bring_up(use_cuda=_CUDA_PROBLEM is None)
