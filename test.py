@@ -71,7 +71,8 @@ def fuse_dataset(net: Net, dataset: H5Dataset, folder: Path) -> None:
         write_png(folder / f"{name}.png", stretch_to_uint8(fused))
     if not seconds:
         return
-    print(f"first image, kernels compiled or loaded: {seconds[0]:.2f} s")
+    where = f" (process 0 of {processes.count()})" if processes.count() > 1 else ""
+    print(f"first image, kernels compiled or loaded: {seconds[0]:.2f} s{where}")
     if len(seconds) > 1:
         print(f"the other {len(seconds) - 1}: {1 / fmean(seconds[1:]):.2f} images/s ({fmean(seconds[1:]):.3f} s each)")
 

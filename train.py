@@ -260,7 +260,8 @@ def train(args: argparse.Namespace) -> None:
         settings = vars(args) | {"processes": processes.count()}
         folder = RunFolder(args.exp_root, settings, CODE_OF_A_RUN) if processes.is_main() else processes.Nobody()
         with folder as run, stop.listening():
-            print(f"run: {run.path}")
+            if processes.is_main():
+                print(f"run: {run.path}")
             while trainer.epoch < args.numepochs:
                 run.log_learning_rate(trainer.optimizer.lr, trainer.step)
                 loader = Loader(
@@ -284,7 +285,8 @@ def train(args: argparse.Namespace) -> None:
                     break
             if not stop.due:
                 run.log_total_time(time.time() - started)
-        print(f"checkpoint: {checkpoint}\nloss curve: {run.path / CURVE_NAME}")
+        if processes.is_main():
+            print(f"checkpoint: {checkpoint}\nloss curve: {run.path / CURVE_NAME}")
         processes.meet()  # what process 0 writes is whole before anyone leaves
         if stop.due:
             raise KeyboardInterrupt

@@ -13,7 +13,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +56,7 @@ def local_rank() -> int:
 class Nobody:
     """Stands in for what only process 0 has: every method does nothing and returns None."""
 
-    def __getattr__(self, name: str) -> object:
+    def __getattr__(self, name: str) -> Callable[..., None]:
         return lambda *args, **options: None
 
     def __enter__(self) -> Nobody:
