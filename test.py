@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from utils import processes
 from utils.arguments import HelpFormatter, add_device_options
 from utils.colour import write_coloured
 from utils.datasets import TASKS, Pair
@@ -69,7 +70,10 @@ def fuse_dataset(net: Net, dataset: H5Dataset, folder: Path) -> None:
             raise UserError(f"{dataset.path}: {name}: {error}") from error
         seconds.append(time.perf_counter() - started)
         write_png(folder / f"{name}.png", stretch_to_uint8(fused))
-    print(f"first image, kernels compiled or loaded: {seconds[0]:.2f} s")
+    if not seconds:
+        return
+    where = f" (process 0 of {processes.count()})" if processes.count() > 1 else ""
+    print(f"first image, kernels compiled or loaded: {seconds[0]:.2f} s{where}")
     if len(seconds) > 1:
         print(f"the other {len(seconds) - 1}: {1 / fmean(seconds[1:]):.2f} images/s ({fmean(seconds[1:]):.3f} s each)")
 
@@ -97,9 +101,10 @@ def colour_dataset(pairs: Mapping[str, Pair], folder: Path) -> Path:
         gray, pair = read_gray(folder / f"{name}.png").astype(np.uint8), pairs[name]
         return write_coloured(rgb / f"{name}.png", gray, pair.image_a, pair.image_b)
 
-    coloured = sum(tqdm(map_ahead(write, pairs), desc="colour", total=len(pairs), unit="image"))
-    if coloured < len(pairs):
-        print(f"no colour in the sources of {len(pairs) - coloured} of {len(pairs)} pairs: their RGB images are gray")
+    gray = len(pairs) - sum(tqdm(map_ahead(write, pairs), desc="colour", total=len(pairs), unit="image"))
+    gray, all_pairs = processes.total(np.array([gray, len(pairs)], np.int32)).tolist()
+    if gray:
+        print(f"no colour in the sources of {gray} of {all_pairs} pairs: their RGB images are gray")
     return rgb
 
 
@@ -123,6 +128,15 @@ def evaluate_dataset(dataset: H5Dataset, folder: Path) -> dict[str, dict[str, fl
         return measure(path, read_gray(path), *gray_sources(dataset[index[name]]))
 
     return measure_all(dataset.names, measure_one)
+
+
+def gather_rows(names: Sequence[str], own: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    """The metrics of all images by name, put together of what each process measured of its share of `names`."""
+    from utils.metrics import METRICS
+
+    rows = np.array([[row[metric] for metric in METRICS] for row in own.values()]).reshape(-1, len(METRICS))
+    whole = processes.gather(rows, len(names)).tolist()
+    return {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(names, whole, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -183,13 +197,18 @@ def test(args: argparse.Namespace) -> None:
         from utils.metrics import format_table
 
         print(use_device(args.device, args.tf32))
+        if line := processes.describe():
+            print(line)
         folder = args.out_dir / args.dataset / "Gray"
-        fuse_dataset(load_net(path), dataset, folder)
+        own = dataset.share()
+        fuse_dataset(load_net(path), own, folder)
         print(f"fused images: {folder}")
-        rgb = colour_dataset(pairs, folder) if args.color else None
+        rgb = colour_dataset({name: pairs[name] for name in own.names}, folder) if args.color else None
         if rgb:
             print(f"in colour: {rgb}")
-        values = evaluate_dataset(dataset, folder)
+        values = gather_rows(dataset.names, evaluate_dataset(own, folder))
+        if not processes.is_main():
+            return
         rows = PairRows(dataset, folder, rgb, values)
         draw_pages(rows, f"{args.dataset}, {path.name}", folder.parent, args.contact_sheet, args.report)
         print(format_table(args.dataset, {"FILM": mean_row(values)}))

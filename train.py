@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
+from utils import processes
 from utils.arguments import HelpFormatter, add_device_options, not_negative, positive, positive_int
 from utils.errors import Stopped, UserError, run_command
 from utils.h5 import Batch, H5Dataset, Loader
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent
 CODE_OF_A_RUN = (ROOT / "train.py", ROOT / "net", ROOT / "utils")
 BATCHES_WITH_PICTURES = 2
+# mpirun passes SIGUSR1 on to its processes, and gives them all the time they need.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -45,7 +48,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="H5 file of data_process.py")
     add("--numepochs", type=positive_int, default=150, help="epochs to train")
-    add("--batch_size", type=positive_int, default=2, help="pairs a step; the last incomplete batch is dropped")
+    add(
+        "--batch_size",
+        type=positive_int,
+        default=2,
+        help="pairs a step, in each process; an incomplete batch is dropped",
+    )
     add("--lr", type=positive, default=1e-5, help="learning rate of Adam")
     add(
         "--step_size",
@@ -79,6 +87,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in all")
     add_device_options(parser)
     add("--exp_root", type=Path, default=Path("exp"), help="folder of the runs")
+    parser.set_defaults(processes=processes.count())
     return parser
 
 
@@ -95,11 +104,12 @@ class Trainer:
         self.step = 0  # steps made
         self.seconds = 0.0  # of training, over all parts of a run
 
-    def train_step(self, batch: Batch) -> tuple[dict[str, float], jt.Var]:
-        """Forward, backward and update on one batch.
+    def train_step(self, batch: Batch, stop: _StopRequest) -> tuple[dict[str, float], jt.Var]:
+        """Forward, backward and update on one batch, or this process's part of one; tell all of a request to stop.
 
         Returns:
-            The losses by their names in the log, and the fused images (b, 1, H, W) before the update.
+            The losses of the whole batch by their names in the log, and this process's fused images (b, 1, H, W) before
+            the update.
 
         Raises:
             UserError: the loss is not finite; the weights are then those before the step.
@@ -114,9 +124,12 @@ class Trainer:
         seen = fused if self.ssim_weight else fused.detach()
         to_a, to_b = lp_ssim(a, seen).total, lp_ssim(b, seen).total
         loss = fusion.total + self.ssim_weight * (to_a + to_b) if self.ssim_weight else fusion.total
-        values = jt.concat([loss, fusion.total, to_a, to_b]).numpy().tolist()
+        values = jt.concat([loss, fusion.total, to_a, to_b]).numpy()
+        values, stop.agreed = processes.agree(values, stop.wanted)
         if not all(map(math.isfinite, values)):
-            raise UserError(f"{', '.join(batch.names)}: the loss is {values[0]}; the run ends before this step")
+            others = " or what other processes have of this batch" if processes.count() > 1 else ""
+            names = ", ".join(batch.names) + others
+            raise UserError(f"{names}: the loss is {values[0]}; the run ends before this step")
         self.optimizer.step(loss)
         jt.sync_all()
         self.step += 1
@@ -160,7 +173,7 @@ def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Tr
     from utils.jittor_env import jt
     from utils.optim import Adam, StepLR
 
-    jt.set_global_seed(abs(args.seed))
+    jt.set_global_seed(abs(args.seed), different_seed_for_mpi=False)
     net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
     if args.pretrain and not checkpoint:
         load_weights(net, weights_of(read_checkpoint(args.pretrain), args.pretrain), args.pretrain)
@@ -169,18 +182,29 @@ def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Tr
     trainer = Trainer(net, optimizer, schedule, args.loss_grad_weight, args.loss_ssim)
     if checkpoint:
         trainer.load_state(checkpoint.state, checkpoint.path)
+    weights = [float(np.abs(p.numpy().astype(np.float64)).sum()) for p in net.parameters()]
+    processes.assert_equal([args.seed, trainer.step, *weights], "seed, steps made and weights at the start")
     return trainer
 
 
 class _StopRequest:
-    """Set by the first Ctrl-C or SIGTERM, so that a run ends between two steps; the second one ends it at once."""
+    """Set by the first Ctrl-C or SIGTERM, so that a run ends between two steps; the second one ends it at once.
+
+    Several processes stop at the same step, when all know that one of them was asked to; none of them stops at once.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.agreed = False
+
+    @property
+    def due(self) -> bool:
+        """Whether the run ends here."""
+        return self.signal is not None if processes.count() == 1 else self.agreed
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        previous = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
         try:
             yield
         finally:
@@ -188,13 +212,13 @@ class _StopRequest:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _: object) -> None:
-        if self.signal is not None:
+        if self.signal is not None and processes.count() == 1:
             raise Stopped(number)
         self.signal = number
 
 
 def step_or_save(
-    trainer: Trainer, batch: Batch, run: RunFolder, args: argparse.Namespace
+    trainer: Trainer, batch: Batch, run: RunFolder, args: argparse.Namespace, stop: _StopRequest
 ) -> tuple[dict[str, float], jt.Var]:
     """`Trainer.train_step`; where the loss is not finite, a checkpoint of the state before is left behind.
 
@@ -202,7 +226,7 @@ def step_or_save(
         UserError: the loss is not finite; it names the batch and the checkpoint.
     """
     try:
-        return trainer.train_step(batch)
+        return trainer.train_step(batch, stop)
     except UserError as error:
         if not all(np.isfinite(value).all() for value in trainer.state()["model"].values()):
             raise UserError(f"{error}; the weights are not finite either: go on from an earlier checkpoint") from error
@@ -221,7 +245,8 @@ def train_one_epoch(
     if not 0 <= done < batches:
         raise UserError(
             f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has "
-            f"{batches} steps an epoch at batch size {args.batch_size}; resume with the data and batch size of that run"
+            f"{batches} steps an epoch at {args.batch_size * processes.count()} pairs a step; resume with the data, "
+            "the batch size and the number of processes of that run"
         )
     bar = tqdm(
         itertools.islice(loader, done, None),
@@ -234,8 +259,8 @@ def train_one_epoch(
         started = time.perf_counter()
         for index, batch in enumerate(bar, start=done):
             # Jittor's random state cannot be read, so each step has one that follows from its number.
-            jt.set_global_seed((abs(args.seed) + trainer.step) % 2**31)
-            losses, fused = step_or_save(trainer, batch, run, args)
+            jt.set_global_seed((abs(args.seed) + trainer.step) % 2**31, different_seed_for_mpi=False)
+            losses, fused = step_or_save(trainer, batch, run, args, stop)
             now = time.perf_counter()
             eta = eta_text(trainer.epoch + 1, args.numepochs, index, batches, now - started)
             trainer.seconds += now - started
@@ -245,7 +270,7 @@ def train_one_epoch(
             if index < BATCHES_WITH_PICTURES:
                 for row, (name, image) in enumerate(zip(batch.names, fused.numpy(), strict=True)):
                     run.write_picture(trainer.epoch + 1, name, batch.image_a[row, 0], batch.image_b[row, 0], image[0])
-            if stop.signal or trainer.step == args.max_steps:
+            if stop.due or trainer.step == args.max_steps:
                 break
             if args.save_every and trainer.step % args.save_every == 0 and index + 1 < batches:
                 save(trainer, run, args, whole_epoch=False)
@@ -260,6 +285,20 @@ def save(trainer: Trainer, run: RunFolder, args: argparse.Namespace, whole_epoch
     return run.save(trainer.state() | {"options": options}, whole_epoch, args.keep)
 
 
+def open_run(args: argparse.Namespace, checkpoint: Checkpoint | None, trainer: Trainer) -> RunFolder | processes.Nobody:
+    """The folder that process 0 writes to: the one that `checkpoint` lies in, or a new one."""
+    from utils.run import RunFolder, make_run_folder
+
+    if not processes.is_main():
+        return processes.Nobody()
+    if checkpoint and checkpoint.run:
+        run = RunFolder(checkpoint.run, trainer.epoch, trainer.step)
+    else:
+        run = RunFolder(make_run_folder(args.exp_root, vars(args), CODE_OF_A_RUN))
+    print(f"run: {run.path}")
+    return run
+
+
 def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> None:
     """Train as the options say, from `checkpoint` on.
 
@@ -268,34 +307,33 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the step just made is written.
     """
     from utils.jittor_env import use_device
-    from utils.run import CURVE_NAME, RunFolder, make_run_folder
+    from utils.run import CURVE_NAME
 
     with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1) as dataset:
-        if len(dataset) < args.batch_size:
-            raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
+        rank, batch_size = processes.rank(), args.batch_size * processes.count()
+        if len(dataset) < batch_size:
+            raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {batch_size}")
         print(use_device(args.device, args.tf32))
+        if line := processes.describe():
+            print(line)
         trainer = build_trainer(args, checkpoint)
         stop = _StopRequest()
         saved = checkpoint.path if checkpoint else None
         if checkpoint:
             where = "" if checkpoint.run else "; it lies in no run's folder: a new one is made"
             print(f"goes on from {checkpoint.path}, {trainer.step} steps{where}")
-        if checkpoint and checkpoint.run:
-            opened = RunFolder(checkpoint.run, trainer.epoch, trainer.step)
-        else:
-            opened = RunFolder(make_run_folder(args.exp_root, vars(args), CODE_OF_A_RUN))
         last = args.max_steps or math.inf
-        with opened as run, stop.listening():
-            print(f"run: {run.path}")
-            while trainer.epoch < args.numepochs and trainer.step < last and not stop.signal:
+        with open_run(args, checkpoint, trainer) as run, stop.listening():
+            while trainer.epoch < args.numepochs and trainer.step < last and not stop.due:
                 run.log_learning_rate(trainer.optimizer.lr, trainer.step + 1)
                 loader = Loader(
                     dataset,
-                    args.batch_size,
+                    batch_size,
                     shuffle=not args.no_shuffle,
                     drop_last=True,
                     seed=args.seed,
                     epoch=trainer.epoch,
+                    part=slice(rank * args.batch_size, (rank + 1) * args.batch_size),
                 )
                 finished = train_one_epoch(trainer, loader, run, args, stop)
                 if finished:
@@ -303,13 +341,15 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
                     trainer.schedule.step()
                 saved = save(trainer, run, args, whole_epoch=finished)
                 run.refresh()
-            if not stop.signal:
+            if not stop.due:
                 run.log_total_time(trainer.seconds)
         if dataset.skipped:
             print(f"skipped: {len(dataset.skipped)} bad pairs, named above")
-        print(f"checkpoint: {saved}\nloss curve: {run.path / CURVE_NAME}")
-        if stop.signal:
-            raise Stopped(stop.signal)
+        if processes.is_main():
+            print(f"checkpoint: {saved}\nloss curve: {run.path / CURVE_NAME}")
+        processes.meet()  # what process 0 writes is whole before anyone leaves
+        if stop.due:
+            raise Stopped(stop.signal or signal.SIGINT)
 
 
 def options_of_run(
@@ -325,9 +365,12 @@ def options_of_run(
     from utils.run import settings_of
 
     recorded = checkpoint.options
-    words = [
-        f"--{name}" if value is True else f"--{name}={value}" for name, value in recorded.items() if value is not False
-    ]
+    words = []
+    for name, value in recorded.items():
+        if name == "batch_size":
+            value //= processes.count()
+        if value is not False:
+            words.append(f"--{name}" if value is True else f"--{name}={value}")
     args = parser.parse_args([*words, *(sys.argv[1:] if argv is None else argv)])
     for name, value in settings_of(vars(args)).items():
         if name != "dataset_path" and value != recorded.get(name, value):

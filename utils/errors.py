@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import signal
-import sys
+import traceback
 from collections.abc import Callable, Sequence
 
+EXIT_BUG = 1
 EXIT_USAGE = 2
 
 
@@ -29,15 +30,21 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     """Run the `main` of a script and return its exit code.
 
     0 on success; 2, after one line on stderr, for a `UserError`; 130 for Ctrl-C, 143 for SIGTERM. Any other exception
-    is a bug of ours and keeps its traceback. Scripts end with ``sys.exit(run_command(main))``.
+    is a bug of ours and keeps its traceback. Among several processes the one that fails ends the others. Scripts end
+    with ``sys.exit(run_command(main))``.
     """
+    from utils import processes  # it needs `UserError`
+
+    processes.silence_others()
     try:
         main(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USAGE
+        return processes.leave(EXIT_USAGE, f"error: {error}")
     except KeyboardInterrupt as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        print("terminated" if number == signal.SIGTERM else "interrupted", file=sys.stderr)
-        return 128 + number
+        return processes.leave(128 + number, "terminated" if number == signal.SIGTERM else "interrupted")
+    except Exception:
+        if processes.count() == 1:
+            raise
+        return processes.leave(EXIT_BUG, traceback.format_exc())
     return 0

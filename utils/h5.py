@@ -6,6 +6,7 @@ Groups ``imageA``, ``imageB`` and ``text`` hold a float32 dataset for each sampl
 
 from __future__ import annotations
 
+import copy
 import logging
 import queue
 import threading
@@ -25,6 +26,7 @@ from tqdm import tqdm
 from net.shapes import TEXT_SHAPE
 from utils.errors import UserError
 from utils.files import atomic_path, require_plain_name
+from utils.processes import share
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 AHEAD = 2
 # Of an image; HDF5 lets a file of a few bytes claim any number.
 MAX_PIXELS = 1 << 27
+WHOLE = slice(None)
 
 
 @dataclass(frozen=True)
@@ -183,6 +186,12 @@ class H5Dataset:
     def __len__(self) -> int:
         return len(self.names)
 
+    def share(self) -> H5Dataset:
+        """The samples that fall to this process, all of them where there is one; in the same open file."""
+        own = copy.copy(self)
+        own.names = share(self.names)
+        return own
+
     def __getitem__(self, index: int) -> Sample:
         """Read a sample. A constant image is named in a warning, once.
 
@@ -244,12 +253,20 @@ class H5Dataset:
 class Loader:
     """The batches of an epoch; the next ones are read by a thread of their own while the caller computes.
 
-    The order follows from `seed` and `epoch` alone. `waited` tells after an iteration for how many seconds the caller
+    The order follows from `seed` and `epoch` alone. `part` is what is read of each batch: among several processes each
+    has its own part of one order. `waited` tells after an iteration for how many seconds the caller
     had to wait for data.
     """
 
     def __init__(
-        self, dataset: H5Dataset, batch_size: int, shuffle: bool, drop_last: bool, seed: int = 0, epoch: int = 0
+        self,
+        dataset: H5Dataset,
+        batch_size: int,
+        shuffle: bool,
+        drop_last: bool,
+        seed: int = 0,
+        epoch: int = 0,
+        part: slice = WHOLE,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
@@ -257,7 +274,7 @@ class Loader:
         if shuffle:
             order = np.random.default_rng([abs(seed), epoch]).permutation(order)
         end = len(order) // batch_size * batch_size if drop_last else len(order)
-        self.batches = [order[i : i + batch_size] for i in range(0, end, batch_size)]
+        self.batches = [order[i : i + batch_size][part] for i in range(0, end, batch_size)]
         self.waited = 0.0
 
     def __len__(self) -> int:

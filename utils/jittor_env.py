@@ -23,7 +23,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from utils import cuda
+from utils import cuda, processes
 from utils.errors import UserError
 from utils.files import atomic_path
 
@@ -136,6 +136,8 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
     if threading.current_thread() is threading.main_thread():
         # Jittor ends the process on Ctrl-C without cleaning up; Python's KeyboardInterrupt lets us finish properly.
         signal.signal(signal.SIGINT, interrupt or signal.default_int_handler)
+    # Its optimizer would send each gradient in a message of its own; utils/processes.py sends them in one.
+    jittor.in_mpi = False
     return jittor
 
 
@@ -237,6 +239,7 @@ def use_device(name: str, tf32: bool = False) -> str:
     return f"device: cpu, {os.cpu_count()} cores (Jittor {jt.__version__}{why})"
 
 
+processes.prepare()
 CUDA = cuda.look()
 CUDA_PROBLEM = _problem(CUDA)
 jt = _bring_up(None if CUDA_PROBLEM else CUDA)

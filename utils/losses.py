@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.jittor_env import jt
+from utils.processes import sum_over_all
 
 SOBEL_X = ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1))
 SOBEL_Y = ((1, 2, 1), (0, 0, 0), (-1, -2, -1))
@@ -46,10 +47,11 @@ def fusion_loss(a: jt.Var, b: jt.Var, fused: jt.Var, grad_weight: float = 20) ->
 def lp_ssim(image: jt.Var, fused: jt.Var) -> LpSSIM:
     """Distance of the fused image from one source: the L2 norm over the whole batch, and structural similarity.
 
-    sqrt(sum (I - F)^2) + (1 - SSIM(I, F)) * int(sqrt(H W)).
+    sqrt(sum (I - F)^2) + (1 - SSIM(I, F)) * int(sqrt(H W)). The norm is over the parts of all processes, so that the
+    mean of `total` over the processes is its value for the whole batch.
     """
     difference = image - fused
-    lp = jt.sqrt(_sum(difference * difference))
+    lp = jt.sqrt(sum_over_all(_sum(difference * difference)))
     weight = int(math.sqrt(image.shape[2] * image.shape[3]))
     ssim_term = (1 - ssim(image, fused)) * weight
     return LpSSIM(lp + ssim_term, lp, ssim_term)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from utils.jittor_env import jt
+from utils.processes import mean_of_gradients
 
 
 class Adam(jt.optim.Optimizer):
@@ -36,14 +37,15 @@ class Adam(jt.optim.Optimizer):
         group["v"] = [jt.zeros_like(p).stop_grad() for p in group["params"]]
 
     def step(self, loss: jt.Var | None = None, retain_graph: bool = False) -> None:
-        """Differentiate `loss` and update every parameter."""
+        """Differentiate `loss` and update every parameter, by the mean of the gradients of all processes."""
         self.pre_step(loss, retain_graph)
         beta1, beta2 = self.betas
         # As arrays: a number in the source of a kernel would have it compiled anew at every step.
         step_size = jt.array(np.float32(self.lr / (1 - beta1**self.n_step)))
         root_correction = jt.array(np.float32(math.sqrt(1 - beta2**self.n_step)))
         (group,) = self.param_groups
-        for p, g, m, v in zip(group["params"], group["grads"], group["m"], group["v"], strict=True):
+        gradients = mean_of_gradients(group["grads"])
+        for p, g, m, v in zip(group["params"], gradients, group["m"], group["v"], strict=True):
             m.update(m + (g - m) * (1 - beta1))
             v.update(beta2 * v + (1 - beta2) * g * g)
             p.update(p - step_size * m / (jt.sqrt(v) / root_correction + self.eps))

@@ -49,8 +49,9 @@ _CHECKPOINT = re.compile(r"ckpt_(\d+)(?:_step_(\d+))?\.pkl")
 
 
 def settings_of(options: Mapping[str, Any]) -> dict[str, str | float]:
-    """The options that decide the losses, as param.json and checkpoints hold them: those that are set, paths whole."""
-    return {name: _plain(options[name]) for name in SETTINGS if options[name] is not None}
+    """The options that decide the losses: those that are set, paths whole; the batch is that of all processes."""
+    settings = {name: _plain(options[name]) for name in SETTINGS if options.get(name) is not None}
+    return settings | {"batch_size": options["batch_size"] * options.get("processes", 1)}
 
 
 def _plain(value: Any) -> Any:
@@ -96,9 +97,8 @@ def newest_checkpoint(root: Path, settings: Mapping[str, Any]) -> Checkpoint | N
 def _settings_in(path: Path) -> dict[str, Any]:
     """The settings in a param.json; none where it is damaged."""
     try:
-        options = json.loads(path.read_text(encoding="utf-8"))
-        return {name: options[name] for name in SETTINGS if options.get(name) is not None}
-    except (OSError, ValueError, AttributeError):
+        return settings_of(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, AttributeError, KeyError, TypeError):
         return {}
 
 
