@@ -125,7 +125,7 @@ class Trainer:
         to_a, to_b = lp_ssim(a, seen).total, lp_ssim(b, seen).total
         loss = fusion.total + self.ssim_weight * (to_a + to_b) if self.ssim_weight else fusion.total
         values = jt.concat([loss, fusion.total, to_a, to_b]).numpy()
-        values, stop.agreed = processes.agree(values, stop.wanted)
+        values, stop.agreed = processes.agree(values, stop.signal is not None)
         if not all(map(math.isfinite, values)):
             others = " or what other processes have of this batch" if processes.count() > 1 else ""
             names = ", ".join(batch.names) + others
