@@ -50,7 +50,7 @@ def assert_whole(run_folder: Path) -> None:
         elif path.suffix == ".png":
             assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
             assert cv2.imread(str(path)) is not None
-        elif path.suffix == ".json":
+        elif path.name == "param.json":
             assert json.loads(path.read_text())["lr"] == 1e-3
         elif path.suffix == ".txt":
             *whole, _ = path.read_text().split("\n")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import queue
+import re
 import threading
 import time
 from collections import Counter
@@ -93,12 +95,19 @@ def _new_h5(path: Path) -> Iterator[h5py.File]:
     try:
         yield file
     except OSError as error:
-        raise OSError(str(error).splitlines()[0]) from error
+        raise _in_one_line(error) from error
     finally:
         try:
             file.close()
         except RuntimeError as error:
-            raise OSError(str(error).splitlines()[0]) from error
+            raise _in_one_line(error) from error
+
+
+def _in_one_line(error: Exception) -> OSError:
+    """What the system said, where h5py quotes it in its several lines; else the first of these."""
+    if number := re.search(r"errno = (\d+)", str(error)):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return OSError(str(error).splitlines()[0])
 
 
 class H5Dataset:
