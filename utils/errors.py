@@ -26,7 +26,9 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     try:
         main(argv)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        # Names of strangers' files are in it; none shall break the line or steer the terminal.
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+        print(f"error: {line}", file=sys.stderr)
         return EXIT_USAGE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -27,7 +27,11 @@ def test_an_unwritable_place_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("error", "code", "line"),
-    [(UserError("x.png: gone"), 2, "error: x.png: gone"), (KeyboardInterrupt(), 130, "interrupted")],
+    [
+        (UserError("x.png: gone"), 2, "error: x.png: gone"),
+        (UserError("红 外\n\x1b[2J"), 2, "error: 红 外\\n\\x1b[2J"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
 )
 def test_commands_fail_in_one_line(error, code, line, capsys):
     def main(argv):
