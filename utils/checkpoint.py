@@ -75,7 +75,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path}: cannot be read as a checkpoint ({reason[0]})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}; a dictionary of parameters was expected")
+        raise UserError(f"{path}: holds {type(content).__name__}; a dictionary of parameters was expected")
     return content
 
 

@@ -39,7 +39,9 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     try:
         main(argv)
     except UserError as error:
-        return processes.leave(EXIT_USAGE, f"error: {error}")
+        # Names of strangers' files are in it; none shall break the line or steer the terminal.
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+        return processes.leave(EXIT_USAGE, f"error: {line}")
     except KeyboardInterrupt as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         return processes.leave(128 + number, "terminated" if number == signal.SIGTERM else "interrupted")

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 MAX_BYTES = 512 << 20  # of a file, and of all arrays and texts in it
-MAX_STEPS = 300_000  # instructions
+MAX_STEPS = 300_000  # instructions, and values in what they make
 MAX_DEPTH = 50  # containers within containers
 MAX_NAME = 200
 
@@ -102,15 +102,15 @@ class _Tensor:
 
 
 class PlainUnpickler:
-    """Reads one pickle after another from `data`; `position` is where the next one begins, and
-    `storages` what tensors they spoke of, by key.
+    """Reads one pickle after another from `data`.
 
-    `plain` turns what `load` gives into NumPy arrays, numbers, strings, lists, tuples and dictionaries.
+    `position` is where the next one begins, and `storages` holds, by key, what the pickles told of tensors. `plain`
+    turns what `load` gives into NumPy arrays, numbers, strings, lists, tuples and dictionaries.
     """
 
-    def __init__(self, data: bytes, position: int = 0) -> None:
+    def __init__(self, data: bytes) -> None:
         self.data = memoryview(data)
-        self.position = position
+        self.position = 0
         self.storages: dict[str, Storage] = {}
         self._bytes_left = MAX_BYTES
         self._steps_left = MAX_STEPS
@@ -126,9 +126,7 @@ class PlainUnpickler:
         self._memo: dict[int, Any] = {}
         try:
             while (code := bytes(self.take(1))) != pickle.STOP:
-                self._steps_left -= 1
-                if self._steps_left < 0:
-                    raise Refused(f"takes more than {MAX_STEPS} instructions")
+                self._count_step()
                 self._step(code)
             return self._stack.pop()
         except (IndexError, KeyError, TypeError, AttributeError) as error:
@@ -145,36 +143,27 @@ class PlainUnpickler:
         self.position += count
         return self.data[self.position - count : self.position]
 
-    def plain(self, value: Any, read: Callable[[Storage], memoryview]) -> Any:
+    def plain(self, value: Any, read: Callable[[Storage], memoryview], depth: int = 0) -> Any:
         """What `load` gave, as plain data; `read` gives the bytes of a storage.
 
         Raises:
-            Refused: there is something in it that is no plain data.
+            Refused: there is something in it that is no plain data, or one part within the other without end.
         """
-        done: dict[int, Any] = {}
-
-        def convert(item: Any, depth: int) -> Any:
-            if item is None or isinstance(item, bool | int | float | str):
-                return item
-            if id(item) not in done:
-                if depth > MAX_DEPTH:
-                    raise Refused(f"holds more than {MAX_DEPTH} containers within each other")
-                done[id(item)] = convert_object(item, depth + 1)
-            return done[id(item)]
-
-        def convert_object(item: Any, depth: int) -> Any:
-            if isinstance(item, _Array) and item.value is not None:
-                return item.value if item.value.ndim else item.value.item()
-            if isinstance(item, _Tensor):
-                return self._tensor(item, read)
-            if isinstance(item, list | tuple):
-                return type(item)([convert(part, depth) for part in item])
-            if isinstance(item, dict):
-                return {key: convert(part, depth) for key, part in item.items()}
-            name = item.text if isinstance(item, _Name) else _kind(item)
-            raise Refused(f"holds {name}; tensors, arrays, numbers, strings, lists and dictionaries were expected")
-
-        return convert(value, 0)
+        self._count_step()
+        if depth > MAX_DEPTH:
+            raise Refused(f"holds more than {MAX_DEPTH} containers within each other")
+        if value is None or isinstance(value, bool | int | float | str):
+            return value
+        if isinstance(value, _Array) and value.value is not None:
+            return value.value if value.value.ndim else value.value.item()
+        if isinstance(value, _Tensor):
+            return self._tensor(value, read)
+        if isinstance(value, list | tuple):
+            return type(value)([self.plain(item, read, depth + 1) for item in value])
+        if isinstance(value, dict):
+            return {key: self.plain(item, read, depth + 1) for key, item in value.items()}
+        name = value.text if isinstance(value, _Name) else _kind(value)
+        raise Refused(f"holds {name}; tensors, arrays, numbers, strings, lists and dictionaries were expected")
 
     def spend(self, count: int) -> None:
         """Count bytes that are about to be copied.
@@ -185,6 +174,11 @@ class PlainUnpickler:
         self._bytes_left -= count
         if self._bytes_left < 0:
             raise Refused(f"claims more than {MAX_BYTES >> 20} MiB")
+
+    def _count_step(self) -> None:
+        self._steps_left -= 1
+        if self._steps_left < 0:
+            raise Refused(f"takes more than {MAX_STEPS} steps to read")
 
     def _step(self, code: bytes) -> None:
         push, pop = self._stack.append, self._stack.pop
@@ -277,9 +271,7 @@ class PlainUnpickler:
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Others nest without end, or are made so that all of them fall together.
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 1 << 31):
-                raise Refused(
-                    f"has a {type(key).__name__} as key of a dictionary; strings or whole numbers were expected"
-                )
+                raise Refused(f"has {_kind(key)} as key of a dictionary; strings or whole numbers were expected")
             target[key] = value
 
     def _called(self, called: Any, arguments: Any) -> Any:
@@ -408,7 +400,8 @@ def _storage(identity: Any) -> Storage:
 
 
 def _kind(item: Any) -> str:
-    return "bytes" if isinstance(item, memoryview | bytes) else f"a {type(item).__name__.strip('_').lower()}"
+    name = "bytes" if isinstance(item, memoryview | bytes) else type(item).__name__.strip("_").lower()
+    return f"an {name}" if name[0] in "aeiou" else f"a {name}"
 
 
 def _are_counts(numbers: Any) -> bool:

@@ -36,6 +36,7 @@ def test_an_unwritable_place_is_named(tmp_path):
     ("error", "code", "line"),
     [
         (UserError("x.png: gone"), 2, "error: x.png: gone"),
+        (UserError("红 外\n\x1b[2J"), 2, "error: 红 外\\n\\x1b[2J"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (Stopped(signal.SIGTERM), 143, "terminated"),
     ],

@@ -11,7 +11,8 @@ import os
 import pickle
 import tempfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -40,23 +41,30 @@ fuzzed = settings(
 )
 
 
-@st.composite
-def changed(draw: st.DrawFn, data: bytes, start: int = 0, end: int | None = None) -> bytes:
-    """`data` with some bytes overwritten, put in, taken out or said twice between `start` and `end`, or cut."""
+EDITS = st.lists(
+    st.tuples(
+        st.integers(0, 1 << 20),  # where
+        st.sampled_from(["overwrite", "overwrite", "overwrite", "insert", "delete", "repeat", "cut"]),
+        st.binary(min_size=1, max_size=16) | st.sampled_from([b"\xff" * 8, bytes(8), b"\xff" * 4, b"\x7f"]),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def changed(data: bytes, edits: Sequence[tuple[int, str, bytes]], part: range | None = None) -> bytes:
+    """`data` with some bytes overwritten, put in, taken out or said twice, or cut; in the `part` given, or anywhere."""
     result = bytearray(data)
-    for _ in range(draw(st.integers(1, 4))):
-        at = draw(st.integers(start, max(start, min(end or len(result), len(result)) - 1)))
-        length = draw(st.integers(1, 16))
-        new = draw(st.binary(min_size=1, max_size=16) | st.sampled_from([b"\xff" * 8, bytes(8), b"\xff" * 4, b"\x7f"]))
-        how = draw(st.sampled_from(["overwrite", "overwrite", "overwrite", "insert", "delete", "repeat", "cut"]))
+    for where, how, new in edits:
+        at = part[where % len(part)] if part else where % max(len(result), 1)
         if how == "overwrite":
             result[at : at + len(new)] = new
         elif how == "insert":
             result[at:at] = new
         elif how == "delete":
-            del result[at : at + length]
+            del result[at : at + len(new)]
         elif how == "repeat":
-            result[at:at] = result[at : at + length]
+            result[at:at] = result[at : at + len(new)]
         else:
             del result[at:]
     return bytes(result)
@@ -75,7 +83,7 @@ def reads(read: Callable[[Path], None], content: bytes, name: str) -> None:
 
 
 @fuzzed
-@given(st.binary(max_size=60) | changed("1.png\n图.jpg\n a b.tif\r\n".encode()))
+@given(st.binary(max_size=60) | EDITS.map(partial(changed, "1.png\n图.jpg\n a b.tif\r\n".encode())))
 def test_lists(content):
     def read(path: Path) -> None:
         names = read_list(path)
@@ -92,7 +100,7 @@ LINE = format_line(LogLine(1, 2, 0, 5, 0.5, 0.25, 1.5, 2.5, "0:00:01.50"))
 
 
 @fuzzed
-@given(changed(f"{LINE}\n{LINE.replace('Batch 0', 'Batch 1')}\n".encode()))
+@given(EDITS.map(partial(changed, f"{LINE}\n{LINE.replace('Batch 0', 'Batch 1')}\n".encode())))
 def test_logs(content):
     def read(path: Path) -> None:
         lines = read_log(path)
@@ -103,7 +111,7 @@ def test_logs(content):
 
 
 @fuzzed
-@given(st.binary(max_size=60) | changed("A man walks, 他.".encode()))
+@given(st.binary(max_size=60) | EDITS.map(partial(changed, "A man walks, 他.".encode())))
 def test_paragraphs(content):
     reads(lambda path: read_paragraph(path).encode(), content, "1.txt")
 
@@ -117,8 +125,10 @@ IMAGES["gray.png"] = cv2.imencode(".png", IMAGE[..., 0])[1].tobytes()
 @pytest.mark.parametrize("kind", IMAGES)
 def test_images(kind):
     @fuzzed
-    @given(changed(IMAGES[kind], 0, 120) | changed(IMAGES[kind]))
-    def fuzz(content):
+    @given(EDITS, st.booleans())
+    def fuzz(edits, in_head):
+        content = changed(IMAGES[kind], edits, range(120) if in_head else None)
+
         def read(path: Path) -> None:
             gray = read_gray(path)
             assert gray.ndim == 2
@@ -132,15 +142,20 @@ def test_images(kind):
     fuzz()
 
 
-def feature_file() -> bytes:
+def npy(array: np.ndarray) -> bytes:
     target = io.BytesIO()
-    np.save(target, np.zeros(FEATURE_SHAPE, np.float32))
+    np.save(target, array)
     return target.getvalue()
 
 
+FEATURE_FILE = npy(np.zeros(FEATURE_SHAPE, np.float32))
+
+
 @fuzzed
-@given(changed(feature_file(), 0, 128))
-def test_features(content):
+@given(EDITS)
+def test_features(edits):
+    content = changed(FEATURE_FILE, edits, range(128))
+
     def read(path: Path) -> None:
         feature = FeatureFiles().feature(Pair("x", path, path, path, path))
         assert (feature.shape, feature.dtype) == (FEATURE_SHAPE, np.float32)
@@ -150,7 +165,7 @@ def test_features(content):
 
 
 @pytest.fixture(scope="module")
-def h5_file(tmp_path_factory) -> tuple[bytes, list[tuple[int, int]]]:
+def h5_file(tmp_path_factory) -> tuple[bytes, list[range]]:
     """A file of two samples, and the ranges of it that are structure, not values."""
     path = tmp_path_factory.mktemp("h5") / "x.h5"
     image = np.linspace(0, 1, 24, dtype=np.float32).reshape(1, 4, 6)
@@ -159,7 +174,7 @@ def h5_file(tmp_path_factory) -> tuple[bytes, list[tuple[int, int]]]:
         found = [file[group][name] for group in GROUPS for name in ("a", "b")]
         values = sorted((item.id.get_offset(), item.id.get_offset() + item.id.get_storage_size()) for item in found)
     edges = [0, *(edge for pair in values for edge in pair), path.stat().st_size]
-    return path.read_bytes(), [(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
+    return path.read_bytes(), [range(a, b) for a, b in zip(edges[::2], edges[1::2], strict=True) if a < b]
 
 
 @pytest.mark.parametrize("skip_bad", [False, True])
@@ -167,8 +182,10 @@ def test_h5(h5_file, skip_bad):
     data, structure = h5_file
 
     @fuzzed
-    @given(st.sampled_from(structure).flatmap(lambda part: changed(data, *part)))
-    def fuzz(content):
+    @given(EDITS, st.integers(0, len(structure) - 1))
+    def fuzz(edits, part):
+        content = changed(data, edits, structure[part])
+
         def read(path: Path) -> None:
             with H5Dataset(path, skip_bad) as dataset:
                 samples = [dataset[i] for i in range(len(dataset))]
@@ -212,8 +229,10 @@ def leaves(value: object) -> Iterator[object]:
 @pytest.mark.parametrize("form", CHECKPOINTS)
 def test_checkpoints(form):
     @fuzzed
-    @given(changed(CHECKPOINTS[form]))
-    def fuzz(content):
+    @given(EDITS)
+    def fuzz(edits):
+        content = changed(CHECKPOINTS[form], edits)
+
         def read(path: Path) -> None:
             for leaf in leaves(read_checkpoint(path)):
                 assert leaf is None or type(leaf) in (np.ndarray, int, float, bool, str)

@@ -190,6 +190,11 @@ def tensor(storage: str, key: str, numel: int, offset: int, size: int, stride: i
     return b"\x80\x02}" + text("a") + b"ctorch._utils\n_rebuild_tensor_v2\n(" + identity + view + b"tRs."
 
 
+def doubled(levels: int) -> bytes:
+    """A list of lists, each of which holds the one before twice: the last has 2^levels items."""
+    return b"](]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(levels)) + b"e"
+
+
 PLAIN_STATE = b"(K\x03" + text("<") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb"
 TWO = b"K\x02\x85"
 ENCODED = b"c_codecs\nencode\nh\x00" + text("latin1") + b"\x86R"
@@ -226,8 +231,8 @@ CLAIMS = {
     "lists within lists": b"}" + text("a") + b"]" * 100_000 + b"a" * 99_999 + b"s.",
     "tuples within tuples": b"}" + text("a") + b")" + b"\x85" * 200_000 + b"s.",
     "marks without end": b"(" * 290_000 + b".",
-    "a memo bomb": b"}" + text("a") + b"]q\x00" + b"".join(b"](h%ch%ceq%c" % (i, i, i + 1) for i in range(100)) + b"s.",
-    "instructions without end": b"}" + b"N0" * 1_000_000 + b".",
+    "a memo bomb": b"}" + text("a") + doubled(60) + b"s.",
+    "instructions without end": b"(" + b"N" * 1_000_000 + b"t.",
     "bytes made over and over": b"}" + text("x" * 10_000_000) + b"q\x00" + ENCODED * 200 + b".",
     "a pickle of nothing": b".",
     "a list": b"].",
@@ -275,6 +280,13 @@ def test_the_forms_that_the_hostile_files_change_are_good(tmp_path):
     np.testing.assert_array_equal(read_checkpoint(tmp_path / "x.pkl")["a"], [0, 0])
     (tmp_path / "x.pth").write_bytes(legacy(b"\x80\x02}" + text("a") + b"K\x07s."))
     assert read_checkpoint(tmp_path / "x.pth") == {"a": 7}
+
+
+def test_lists_that_double_are_followed_only_so_far(tmp_path):
+    (tmp_path / "x.pkl").write_bytes(b"}" + text("a") + doubled(10) + b"s.")
+    assert len(read_checkpoint(tmp_path / "x.pkl")["a"]) == 11
+    (tmp_path / "x.pkl").write_bytes(b"}" + text("a") + doubled(40) + b"s.")
+    assert "takes more than 300000 steps" in refused(tmp_path / "x.pkl")
 
 
 def test_zip_bombs_are_refused(tmp_path):
