@@ -202,7 +202,7 @@ def leave(code: int, message: str) -> int:
         return code
     if not is_main():
         time.sleep(PRECEDENCE_SECONDS)
-        message = f"process {rank()} of {count()}: {message}"
+        message = f"\nprocess {rank()} of {count()}: {message}"  # the bar of process 0 may stand in this line
     print(message, file=sys.__stderr__, flush=True)
     sys.stdout.flush()
     os._exit(code)
