@@ -190,6 +190,7 @@ def environment(**values: str) -> dict[str, str]:
 def test_each_process_has_its_device_and_its_share_of_the_cores(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     monkeypatch.setattr(os, "environ", environment(CUDA_VISIBLE_DEVICES="4,7", use_mpi="0"))
     processes.prepare()
     assert {key: os.environ[key] for key in ("use_mpi", "use_nccl", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")} == {
