@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -82,6 +83,8 @@ def prepare() -> None:
         return
     if shutil.which(os.environ.get("mpicc_path") or "mpicc") is None:
         raise UserError("mpicc: not found; Jittor compiles its MPI with it (Debian: apt install libopenmpi-dev)")
+    # mpirun hands SIGUSR1 to whole groups of processes; those that Jittor forks on its import inherit this, and survive.
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if "OMP_NUM_THREADS" not in os.environ and not _is_bound():
         os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local_count()))
     if {"nccl_include_path", "nccl_lib_path"} <= os.environ.keys():
@@ -202,7 +205,7 @@ def leave(code: int, message: str) -> int:
         return code
     if not is_main():
         time.sleep(PRECEDENCE_SECONDS)
-        message = f"process {rank()} of {count()}: {message}"
+        message = f"\nprocess {rank()} of {count()}: {message}"  # the bar of process 0 may stand in this line
     print(message, file=sys.__stderr__, flush=True)
     sys.stdout.flush()
     os._exit(code)
