@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,22 +124,41 @@ def test_a_run_that_is_killed_again_and_again(data, tmp_path, kills, epochs):
         assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
-def test_a_full_disk_is_one_line_and_the_former_checkpoint_loads(data, tmp_path):
-    """A file system of 40 MB takes one checkpoint of 25 MB, not two."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", str(disk)], capture_output=True)
-    if mounted.returncode:
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A file system of 40 MB."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=40m", "none", path], capture_output=True).returncode:
         pytest.skip("needs the right to mount a small file system")
-    try:
-        line = failure(run(*training(data, disk / "exp", 3, "--save_every", 1)))
-        (folder,) = (disk / "exp").glob("*/*")
-        second = folder / "model" / "ckpt_1.pkl"
-        assert line == (
-            f"error: {second}: cannot be written (No space left on device); free some space there, then run it again"
-        )
-        assert_whole(folder)
-        (first,) = (folder / "model").iterdir()
-        assert read_checkpoint(first)["step"] == 1
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_former_checkpoint_loads(data, disk):
+    """It takes one checkpoint of 25 MB, not two."""
+    line = failure(run(*training(data, disk / "exp", 3, "--save_every", 1)))
+    (folder,) = (disk / "exp").glob("*/*")
+    second = folder / "model" / "ckpt_1.pkl"
+    assert line == (
+        f"error: {second}: cannot be written (No space left on device); free some space there, then run it again"
+    )
+    assert_whole(folder)
+    (first,) = (folder / "model").iterdir()
+    assert read_checkpoint(first)["step"] == 1
+
+
+@pytest.mark.parametrize("free_kilobytes", [0, 15, 1100])
+def test_a_full_disk_is_one_line_for_h5(disk, free_kilobytes):
+    """HDF5 by itself ends the process, wherever in the file the disk is full."""
+    (disk / "rest").write_bytes(bytes((40 * 1024 - free_kilobytes) * 1024))
+    code = (
+        "import sys; from pathlib import Path; from utils.errors import run_command; from utils.h5 import write_h5; "
+        "from tests.test_train_and_test import samples; "
+        f"sys.exit(run_command(lambda _: write_h5(Path({str(disk / 'x.h5')!r}), samples(4))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    line = f"error: {disk / 'x.h5'}: cannot be written (No space left on device); free some space there"
+    assert done.stderr.splitlines() == [f"{line}, then run it again"]
+    assert [path.name for path in disk.iterdir()] == ["rest"]

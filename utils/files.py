@@ -71,8 +71,9 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        way_out = _WAYS_OUT.get(error.errno, "")
-        raise UserError(f"{path}: cannot be written ({error.strerror or error}){way_out}") from error
+        # Not `strerror`: h5py's goes over several lines.
+        reason = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
+        raise UserError(f"{path}: cannot be written ({reason}){_WAYS_OUT.get(error.errno, '')}") from error
 
 
 def flush(path: Path) -> None:

@@ -10,7 +10,6 @@ import copy
 import logging
 import os
 import queue
-import re
 import threading
 import time
 from collections import Counter
@@ -35,6 +34,8 @@ logger = logging.getLogger(__name__)
 GROUPS = ("imageA", "imageB", "text")
 # What h5py raises on a damaged file, depending on where the damage is.
 DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+# Bytes that names and their order may take between two samples; much more than they do.
+METADATA = 1 << 20
 # Batches that are read ahead while the network computes.
 AHEAD = 2
 # Of an image; HDF5 lets a file of a few bytes claim any number.
@@ -82,32 +83,41 @@ def write_h5(path: Path, samples: Iterable[Sample]) -> int:
         for sample in samples:
             if sample.name in groups[0]:
                 raise UserError(f"{path}: {sample.name!r} would stand there twice")
-            for group, array in zip(groups, (sample.image_a, sample.image_b, sample.text[None]), strict=True):
-                group.create_dataset(sample.name, data=array.astype(np.float32, copy=False))
+            arrays = [x.astype(np.float32, copy=False) for x in (sample.image_a, sample.image_b, sample.text[None])]
+            _reserve(file, sum(array.nbytes for array in arrays))
+            for group, array in zip(groups, arrays, strict=True):
+                group.create_dataset(sample.name, data=array)
             count += 1
     return count
 
 
 @contextmanager
 def _new_h5(path: Path) -> Iterator[h5py.File]:
-    """A new H5 file; a disk that fills up is an `OSError` of one line (h5py: several, or a RuntimeError on closing)."""
+    """A new H5 file; a disk that fills up is an `OSError` of Python's, before HDF5 meets it."""
     file = h5py.File(path, "w")
     try:
+        _reserve(file, 0)
         yield file
-    except OSError as error:
-        raise _in_one_line(error) from error
+        file.flush()
+        size = file.id.get_filesize()
+    except BaseException:
+        # What HDF5 still holds goes to memory, and away with it.
+        memory = os.memfd_create("discarded")
+        os.dup2(memory, file.id.get_vfd_handle())
+        os.close(memory)
+        raise
     finally:
-        try:
-            file.close()
-        except RuntimeError as error:
-            raise _in_one_line(error) from error
+        file.close()
+    os.truncate(path, size)
 
 
-def _in_one_line(error: Exception) -> OSError:
-    """What the system said, where h5py quotes it in its several lines; else the first of these."""
-    if number := re.search(r"errno = (\d+)", str(error)):
-        return OSError(int(number[1]), os.strerror(int(number[1])))
-    return OSError(str(error).splitlines()[0])
+def _reserve(file: h5py.File, size: int) -> None:
+    """Have the disk keep room for `size` bytes more: HDF5 ends the process where it cannot write what it holds.
+
+    Raises:
+        OSError: there is no room.
+    """
+    os.posix_fallocate(file.id.get_vfd_handle(), file.id.get_filesize(), size + METADATA)
 
 
 class H5Dataset:
