@@ -33,7 +33,7 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     except UserError as error:
         return processes.leave(EXIT_USAGE, f"error: {error}")
     except KeyboardInterrupt:
-        return processes.leave(EXIT_INTERRUPTED, "interrupted")
+        return processes.leave(EXIT_INTERRUPTED, "interrupted", by_agreement=True)
     except Exception:
         if processes.count() == 1:
             raise
