@@ -44,7 +44,8 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
         return processes.leave(EXIT_USAGE, f"error: {line}")
     except KeyboardInterrupt as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
-        return processes.leave(128 + number, "terminated" if number == signal.SIGTERM else "interrupted")
+        word = "terminated" if number == signal.SIGTERM else "interrupted"
+        return processes.leave(128 + number, word, by_agreement=True)
     except Exception:
         if processes.count() == 1:
             raise

@@ -83,7 +83,7 @@ def prepare() -> None:
         return
     if shutil.which(os.environ.get("mpicc_path") or "mpicc") is None:
         raise UserError("mpicc: not found; Jittor compiles its MPI with it (Debian: apt install libopenmpi-dev)")
-    # mpirun hands SIGUSR1 to whole groups of processes; those that Jittor forks on its import inherit this, and survive.
+    # mpirun hands SIGUSR1 to whole groups of processes; those that Jittor forks on import inherit this, and survive.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     if "OMP_NUM_THREADS" not in os.environ and not _is_bound():
         os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local_count()))
@@ -194,8 +194,8 @@ def silence_others() -> None:
         sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
 
 
-def leave(code: int, message: str) -> int:
-    """Print why this process fails, and return its exit code.
+def leave(code: int, message: str, by_agreement: bool = False) -> int:
+    """Print why this process fails (process 0 alone where all leave `by_agreement`), and return its exit code.
 
     One of several does not return, but ends here, without the farewell of MPI, which would wait for the others:
     mpirun sees the exit code and ends them too.
@@ -205,6 +205,8 @@ def leave(code: int, message: str) -> int:
         return code
     if not is_main():
         time.sleep(PRECEDENCE_SECONDS)
+        if by_agreement:
+            os._exit(code)
         message = f"\nprocess {rank()} of {count()}: {message}"  # the bar of process 0 may stand in this line
     print(message, file=sys.__stderr__, flush=True)
     sys.stdout.flush()
