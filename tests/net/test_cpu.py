@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 from compare_forms import SIZES, assert_same, random
@@ -10,6 +12,8 @@ from scipy.special import ndtr
 from net import cpu, portable, primitives
 from net.restormer import TransformerBlock
 from utils.jittor_env import jt
+
+pytestmark = pytest.mark.skipif(os.environ.get("FILM_TEST_DEVICE") == "cuda", reason="kernels of the CPU")
 
 
 @pytest.mark.parametrize("size", SIZES)
