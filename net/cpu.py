@@ -19,14 +19,14 @@ KERNELS = Path(__file__).resolve().parent / "kernels"
 
 
 @cache
-def _header(name: str) -> str:
-    """The include line of a kernel file, with a digest of all of them: an edit must reach Jittor's cache of kernels.
+def kernel_header(file: Path) -> str:
+    """The include line of a kernel file, with a digest of its folder: an edit must reach Jittor's cache of kernels.
 
     The files include each other by ``# include``, with a space: Jittor's scanner would look for ``#include "x.h"`` in
     its own folders and stop.
     """
-    digest = hashlib.sha1(b"".join(path.read_bytes() for path in sorted(KERNELS.glob("*.h")))).hexdigest()
-    return f'// {digest}\n#include "{KERNELS / name}"\nusing namespace film;\n'
+    digest = hashlib.sha1(b"".join(path.read_bytes() for path in sorted(file.parent.glob("*.*h")))).hexdigest()
+    return f'// {digest}\n#include "{file}"\nusing namespace film;\n'
 
 
 def _call(
@@ -38,7 +38,9 @@ def _call(
 ) -> list[jt.Var]:
     """Run C++ `source` on `inputs` (in0_p, in0_shape0, ...), giving float32 arrays of `shapes` (out0_p, ...)."""
     dtypes = list(dtypes or ["float32"] * len(shapes))
-    return jt.code([list(s) for s in shapes], dtypes, list(inputs), cpu_header=_header(header), cpu_src=source)
+    return jt.code(
+        [list(s) for s in shapes], dtypes, list(inputs), cpu_header=kernel_header(KERNELS / header), cpu_src=source
+    )
 
 
 _CONV_SHAPE = "ConvShape s{(int)in0_shape1, (int)%s, in0_shape0, in0_shape2, in0_shape3};\n"

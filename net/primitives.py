@@ -1,4 +1,4 @@
-"""The operations under FILM's layers: the CPU kernels of `cpu` where they serve, else the forms of `portable`."""
+"""The operations under FILM's layers: the kernels of `cpu` or `cuda` where they serve, else the forms of `portable`."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import os
 from collections.abc import Callable
 from functools import wraps
 
-from net import cpu, portable
+from net import cpu, cuda, portable
 from utils.jittor_env import jt
 
 _settings = {"kernels": os.environ.get("FILM_PORTABLE", "0") != "1"}
 
 
 def use_kernels(on: bool) -> None:
-    """Allow the CPU kernels (the default, unless $FILM_PORTABLE is 1), or have the portable forms everywhere."""
+    """Allow FILM's own kernels (the default, unless $FILM_PORTABLE is 1), or have the portable forms everywhere."""
     _settings["kernels"] = on
 
 
@@ -24,11 +24,13 @@ def kernels_in_use() -> bool:
 
 def _fastest(form: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
     """The primitive of which `form` is the portable form."""
-    kernel = getattr(cpu, form.__name__)
+    on_cpu, on_gpu = (getattr(module, form.__name__, form) for module in (cpu, cuda))
 
     @wraps(form)
     def primitive(*args: object) -> jt.Var:
-        return (kernel if kernels_in_use() else form)(*args)
+        if not _settings["kernels"]:
+            return form(*args)
+        return (on_gpu if jt.flags.use_cuda else on_cpu)(*args)
 
     return primitive
 

@@ -1,13 +1,41 @@
-"""What several tests share: where ../shared lies, and the values the official code produced."""
+"""What several tests share: where ../shared lies, the values the official code produced, and the device.
+
+``FILM_TEST_DEVICE=cuda python -m pytest tests/net tests/utils/test_losses.py`` computes on the
+GPU in every test that computes in its own process.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 SHARED = Path(__file__).resolve().parents[1].parent / "shared"
+
+
+TEST_DEVICE = os.environ.get("FILM_TEST_DEVICE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def device() -> None:
+    """Compute on $FILM_TEST_DEVICE, where it is set; a device that cannot be had fails every test."""
+    if TEST_DEVICE:
+        from utils.jittor_env import use_device
+
+        print(use_device(TEST_DEVICE))
+
+
+@pytest.fixture(autouse=True)
+def same_device() -> Iterator[None]:
+    """Go back to $FILM_TEST_DEVICE after a test that chose another."""
+    yield
+    if TEST_DEVICE:
+        from utils.jittor_env import use_device
+
+        use_device(TEST_DEVICE)
 
 
 @pytest.fixture(scope="session")
