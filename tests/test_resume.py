@@ -46,7 +46,9 @@ def assert_whole(run_folder: Path) -> None:
     for path in run_folder.rglob("*"):
         if path.is_dir() or is_leftover(path.name):
             continue
-        if path.suffix == ".pkl":
+        if path.is_relative_to(run_folder / "code"):
+            assert path.read_bytes() == (ROOT / path.relative_to(run_folder / "code")).read_bytes()
+        elif path.suffix == ".pkl":
             assert len(read_checkpoint(path)["model"]) == 189
         elif path.suffix == ".png":
             assert path.read_bytes().endswith(b"IEND\xaeB`\x82")
@@ -56,8 +58,6 @@ def assert_whole(run_folder: Path) -> None:
         elif path.suffix == ".txt":
             *whole, _ = path.read_text().split("\n")
             assert all(len(parse_lines(line)) == 1 or line.startswith("total_time: ") for line in whole)
-        elif "code" in path.parts:
-            assert path.read_bytes() == (ROOT / path.relative_to(run_folder / "code")).read_bytes()
 
 
 def moments(root: Path, rng: random.Random, last_step: int) -> Iterator[None]:
