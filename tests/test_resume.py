@@ -46,7 +46,7 @@ def assert_whole(run_folder: Path) -> None:
     for path in run_folder.rglob("*"):
         if path.is_dir() or is_leftover(path.name):
             continue
-        if "code" in path.parts:
+        if path.is_relative_to(run_folder / "code"):
             assert path.read_bytes() == (ROOT / path.relative_to(run_folder / "code")).read_bytes()
         elif path.suffix == ".pkl":
             assert len(read_checkpoint(path)["model"]) == 189
