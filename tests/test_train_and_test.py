@@ -212,23 +212,23 @@ def test_wrong_input_of_test_is_one_line(trained, tmp_path):
 def test_bad_data_stays_small(trained, tmp_path):
     """Bad pairs are left out; a loss that is not finite ends the run with its batch's names and the state before."""
     folder, path = trained
-    good = samples(5)
+    good = samples(6)
     good[1] = replace(good[1], text=np.full(TEXT_SHAPE, np.nan, np.float32))
     good[2] = replace(good[2], image_a=np.zeros_like(good[2].image_a))
-    # finite, but no longer in the network
-    good[4] = replace(good[4], text=np.full(TEXT_SHAPE, 3e38, np.float32))
+    # each value is finite, their sum is not
+    good[4] = replace(good[4], image_a=good[4].image_a * np.float32(3e38))
     write_h5(tmp_path / "Bad_test.h5", good)
-    options = ("--exp_root", tmp_path / "exp", "--no_shuffle", "--batch_size", 1, "--skip_bad")
+    options = ("--exp_root", tmp_path / "exp", "--no_shuffle", "--skip_bad")
     done = run("train.py", "--dataset_path", tmp_path / "Bad_test.h5", *options)
     line = failure(done)
     assert "text/p.1: holds values that are not finite" in done.stderr
     assert "p.2: image A is constant" in done.stderr
-    assert "p.4: the loss is " in line
+    assert "p.4, p.5: the loss is " in line
     (checkpoint,) = (tmp_path / "exp").glob("*/*/model/before_step_*.pkl")
     assert line.endswith(f"the state before it: {checkpoint}")
     state = read_checkpoint(checkpoint)
-    # p.0 and p.3 were trained on
-    assert (checkpoint.name, state["step"], state["epoch"]) == ("before_step_3.pkl", 2, 0)
+    # after the batch of p.0 and p.3
+    assert (checkpoint.name, state["step"], state["epoch"]) == ("before_step_2.pkl", 1, 0)
     assert all(np.isfinite(value).all() for value in state["model"].values())
 
     write_h5(tmp_path / "Bad_test.h5", good[:4])
