@@ -224,11 +224,11 @@ def test_bad_data_stays_small(trained, tmp_path):
     assert "text/p.1: holds values that are not finite" in done.stderr
     assert "p.2: image A is constant" in done.stderr
     assert "p.4, p.5: the loss is " in line
-    (checkpoint,) = (tmp_path / "exp").glob("*/*/model/before_step_*.pkl")
+    (checkpoint,) = (tmp_path / "exp").glob("*/*/model/ckpt_*.pkl")
     assert line.endswith(f"the state before it: {checkpoint}")
     state = read_checkpoint(checkpoint)
     # after the batch of p.0 and p.3
-    assert (checkpoint.name, state["step"], state["epoch"]) == ("before_step_2.pkl", 1, 0)
+    assert (checkpoint.name, state["step"], state["epoch"]) == ("ckpt_0_step_00000001.pkl", 1, 0)
     assert all(np.isfinite(value).all() for value in state["model"].values())
 
     write_h5(tmp_path / "Bad_test.h5", good[:4])
