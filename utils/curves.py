@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import cycle
 from operator import attrgetter
@@ -40,8 +41,14 @@ def epoch_means(lines: Iterable[LogLine], value: Callable[[LogLine], float]) -> 
     return {epoch: fmean(values[epoch]) for epoch in sorted(values)}
 
 
+def whole_epochs(lines: Sequence[LogLine]) -> Sequence[LogLine]:
+    """The steps of the epochs that have all of theirs; all steps where no epoch has."""
+    steps = Counter(line.epoch for line in lines)
+    return [line for line in lines if steps[line.epoch] == line.batches] or lines
+
+
 def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None:
-    """Draw the losses of one or several runs over the epochs: every step thin, the mean of each epoch bold.
+    """Draw the losses of one or several runs over the epochs: every step thin, the mean of each whole epoch bold.
 
     `logs` maps the label of a run to its steps in order (`utils.log.read_log`). The loss has the large panel; the
     others of `LOSSES` stand below it, the fusion loss only where it is not the loss itself. A step is drawn at the
@@ -79,9 +86,11 @@ def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None
                 alpha=0.35 if len(lines) > _FEW_STEPS else 0.6,
                 rasterized=True,
             )
-            means = epoch_means(lines, value)
+            # The mean of a few batches, beside means of all, would look like a turn of the curve.
+            whole = whole_epochs(lines)
+            means = epoch_means(whole, value)
             panel.plot(
-                list(epoch_means(lines, _position).values()),
+                list(epoch_means(whole, _position).values()),
                 list(means.values()),
                 color=colour,
                 linestyle=dashes,

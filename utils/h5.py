@@ -273,8 +273,8 @@ class Loader:
     """The batches of an epoch; the next ones are read by a thread of their own while the caller computes.
 
     The order follows from `seed` and `epoch` alone. `part` is what is read of each batch: among several processes each
-    has its own part of one order. `waited` tells after an iteration for how many seconds the caller
-    had to wait for data.
+    has its own part of one order. `waited` tells after an iteration for how many seconds the caller had to wait for
+    data.
     """
 
     def __init__(

@@ -54,7 +54,8 @@ def test_steps_and_means_are_drawn_where_they_belong(tmp_path, drawn):
     steps, means, *_ = top.get_lines()
     # Two batches an epoch: their middles lie at a quarter and at three quarters of it.
     assert steps.get_xydata().tolist() == [[0.25, 4.0], [0.75, 2.0], [1.25, 1.5], [1.75, 0.5], [2.25, 0.25]]
-    assert means.get_xydata().tolist() == [[0.5, 3.0], [1.5, 1.0], [2.25, 0.25]]
+    # The third epoch is not over: its one step has no mean yet.
+    assert means.get_xydata().tolist() == [[0.5, 3.0], [1.5, 1.0]]
     assert steps.get_linewidth() < means.get_linewidth()
 
 
