@@ -199,11 +199,6 @@ def train_one_epoch(
 
     batches = len(loader)
     done = trainer.step - trainer.epoch * batches
-    if not 0 <= done < batches:
-        raise UserError(
-            f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has "
-            f"{batches} steps an epoch at batch size {args.batch_size}; resume with the data and batch size of that run"
-        )
     bar = tqdm(
         itertools.islice(loader, done, None),
         total=batches,
@@ -256,6 +251,13 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
             raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {args.batch_size}")
         print(use_device(args.device))
         trainer = build_trainer(args, checkpoint)
+        batches = len(dataset) // args.batch_size
+        # Before anything in the run's folder is touched.
+        if not 0 <= trainer.step - trainer.epoch * batches < batches:
+            raise UserError(
+                f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has "
+                f"{batches} steps an epoch at batch size {args.batch_size}; resume with the data of that run"
+            )
         stop = _StopRequest()
         saved = checkpoint.path if checkpoint else None
         if checkpoint:
