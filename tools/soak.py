@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZE = (48, 64)
 # Epochs, images, and the share by which memory may grow: in a short run the C library's heap still finds its size.
 LONG = (200, 5000, 0.02)
-SHORT = (10, 40, 0.05)
+SHORT = (10, 40, 0.10)
 # Samples of this share of a phase, from its start on, are warm-up: kernels are loaded, buffers reach their size.
 WARM_UP = 0.25
 # The shares of the rest, at its start and at its end, whose medians are compared.
