@@ -242,12 +242,6 @@ def train_one_epoch(
 
     batches = len(loader)
     done = trainer.step - trainer.epoch * batches
-    if not 0 <= done < batches:
-        raise UserError(
-            f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has "
-            f"{batches} steps an epoch at {args.batch_size * processes.count()} pairs a step; resume with the data, "
-            "the batch size and the number of processes of that run"
-        )
     bar = tqdm(
         itertools.islice(loader, done, None),
         total=batches,
@@ -317,6 +311,14 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         if line := processes.describe():
             print(line)
         trainer = build_trainer(args, checkpoint)
+        batches = len(dataset) // batch_size
+        # Before anything in the run's folder is touched.
+        if not 0 <= trainer.step - trainer.epoch * batches < batches:
+            raise UserError(
+                f"{args.resume}: made {trainer.step} steps in {trainer.epoch} epochs, but {args.dataset_path} has "
+                f"{batches} steps an epoch at {batch_size} pairs a step; resume with the data, the batch size and the "
+                "number of processes of that run"
+            )
         stop = _StopRequest()
         saved = checkpoint.path if checkpoint else None
         if checkpoint:

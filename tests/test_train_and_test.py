@@ -108,6 +108,10 @@ def test_a_copied_checkpoint_goes_on_in_a_new_run(trained, tmp_path):
     copy = tmp_path / "mine.pkl"
     copy.write_bytes((whole / "model" / "ckpt_1.pkl").read_bytes())
     assert "--lr 0.5:" in failure(run("train.py", "--resume", copy, "--lr", 0.5))
+    write_h5(tmp_path / "other.h5", samples(3))
+    other = run("train.py", "--resume", copy, "--dataset_path", tmp_path / "other.h5", "--exp_root", tmp_path / "exp")
+    assert "made 2 steps in 1 epochs, but" in failure(other)
+    assert not (tmp_path / "exp").exists()
     resumed = run("train.py", "--resume", copy, "--exp_root", tmp_path / "exp")
     assert resumed.returncode == 0, resumed.stderr
     assert "a new one is made" in resumed.stdout

@@ -73,8 +73,8 @@ class Checkpoint:
 
     @property
     def options(self) -> dict[str, str | float]:
-        """The options that its training goes on with; none in a file of an earlier version of this code."""
-        options = self.state.get("options")
+        """The options that its training goes on with; in a file of an earlier version of this code only the seed."""
+        options = self.state.get("options", self.state)
         if not isinstance(options, Mapping):
             return {}
         return {name: options[name] for name in (*SETTINGS, LENGTH) if isinstance(options.get(name), str | int | float)}

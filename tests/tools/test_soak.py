@@ -35,7 +35,7 @@ def process(memory: float = 0, files: float = 0, cost: float = 0) -> list[Sample
     ],
 )
 def test_growth_is_told(growth, told):
-    found = changes(process(**growth), "train")
+    found = changes(process(**growth), "train", 0.02)
     assert len(found) == len(told)
     for line, start in zip(found, told, strict=True):
         assert line.startswith(start)
