@@ -108,13 +108,13 @@ def test_two_processes_follow_the_losses_of_one(data):
 
 @needs_mpi
 def test_a_request_to_stop_reaches_all_and_the_run_can_be_resumed(data):
-    """SIGUSR1 to mpirun: exit 130, a checkpoint of the last step in the log; two processes go on from it."""
+    """SIGUSR1 to mpirun: exit 138, a checkpoint of the last step in the log; two processes go on from it."""
     options = ("--dataset_path", data / "x_train.h5", "--numepochs", 1000, "--batch_size", 2)
     process = start(*options, "--exp_root", data / "stop")
     wait_for(data / "stop", "*/*/model/ckpt_1.pkl")
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=300)
-    assert process.returncode == 130, err
+    assert process.returncode == 128 + signal.SIGUSR1, err
     assert err.count("interrupted") == 1
     (path,) = (data / "stop").glob("*/*")
     checkpoint = max((path / "model").iterdir(), key=lambda file: file.stat().st_mtime)
