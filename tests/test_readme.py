@@ -29,7 +29,7 @@ def texts() -> list[str]:
 
 
 def test_the_table_is_there():
-    assert 20 <= len(MESSAGES) <= 26
+    assert len(MESSAGES) >= 20
     assert len(set(MESSAGES)) == len(MESSAGES)
 
 
