@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils import processes
+from utils import collective, processes
 from utils.arguments import HelpFormatter, add_device_options
 from utils.colour import write_coloured
 from utils.datasets import TASKS, Pair
@@ -102,7 +102,7 @@ def colour_dataset(pairs: Mapping[str, Pair], folder: Path) -> Path:
         return write_coloured(rgb / f"{name}.png", gray, pair.image_a, pair.image_b)
 
     gray = len(pairs) - sum(tqdm(map_ahead(write, pairs), desc="colour", total=len(pairs), unit="image"))
-    gray, all_pairs = processes.total(np.array([gray, len(pairs)], np.int32)).tolist()
+    gray, all_pairs = collective.total(np.array([gray, len(pairs)], np.int32)).tolist()
     if gray:
         print(f"no colour in the sources of {gray} of {all_pairs} pairs: their RGB images are gray")
     return rgb
@@ -135,7 +135,7 @@ def gather_rows(names: Sequence[str], own: Mapping[str, Mapping[str, float]]) ->
     from utils.metrics import METRICS
 
     rows = np.array([[row[metric] for metric in METRICS] for row in own.values()]).reshape(-1, len(METRICS))
-    whole = processes.gather(rows, len(names)).tolist()
+    whole = collective.gather(rows, len(names)).tolist()
     return {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(names, whole, strict=True)}
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from utils import processes
+from utils import collective, processes
 from utils.arguments import HelpFormatter, add_device_options, not_negative, positive, positive_int
 from utils.errors import Stopped, UserError, run_command
 from utils.h5 import Batch, H5Dataset, Loader
@@ -125,7 +125,7 @@ class Trainer:
         to_a, to_b = lp_ssim(a, seen).total, lp_ssim(b, seen).total
         loss = fusion.total + self.ssim_weight * (to_a + to_b) if self.ssim_weight else fusion.total
         values = jt.concat([loss, fusion.total, to_a, to_b]).numpy()
-        values, stop.agreed = processes.agree(values, stop.signal is not None)
+        values, stop.agreed = collective.agree(values, stop.signal is not None)
         if not all(map(math.isfinite, values)):
             others = " or what other processes have of this batch" if processes.count() > 1 else ""
             names = ", ".join(batch.names) + others
@@ -183,7 +183,7 @@ def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Tr
     if checkpoint:
         trainer.load_state(checkpoint.state, checkpoint.path)
     weights = [float(np.abs(p.numpy().astype(np.float64)).sum()) for p in net.parameters()]
-    processes.assert_equal([args.seed, trainer.step, *weights], "seed, steps made and weights at the start")
+    collective.assert_equal([args.seed, trainer.step, *weights], "seed, steps made and weights at the start")
     return trainer
 
 
@@ -349,7 +349,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
             print(f"skipped: {len(dataset.skipped)} bad pairs, named above")
         if processes.is_main():
             print(f"checkpoint: {saved}\nloss curve: {run.path / CURVE_NAME}")
-        processes.meet()  # what process 0 writes is whole before anyone leaves
+        collective.meet()  # what process 0 writes is whole before anyone leaves
         if stop.due:
             raise Stopped(stop.signal or signal.SIGINT)
 

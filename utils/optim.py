@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
+from utils.collective import mean_of_gradients
 from utils.jittor_env import jt
-from utils.processes import mean_of_gradients
 
 
 class Adam(jt.optim.Optimizer):
