@@ -99,8 +99,7 @@ class _Conv3x3(jt.Function):
         return dx, dweight
 
 
-def conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
-    return _Conv3x3.apply(x, weight)
+conv3x3 = _Conv3x3.apply
 
 
 _PIXELS = "const long plane = in0_shape2 * in0_shape3, pixels = in0_shape0 * plane;\n"
@@ -139,8 +138,7 @@ class _ChannelLayerNorm(jt.Function):
         return dx, sums[:, 0], sums[:, 1] if self.has_bias else None
 
 
-def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
-    return _ChannelLayerNorm.apply(x, weight, bias)
+channel_layer_norm = _ChannelLayerNorm.apply
 
 
 _HALF = "const long half = in0_shape1 / 2 * in0_shape2 * in0_shape3;\n"
@@ -168,8 +166,7 @@ class _GatedGelu(jt.Function):
         return dx
 
 
-def gated_gelu(x: jt.Var) -> jt.Var:
-    return _GatedGelu.apply(x)
+gated_gelu = _GatedGelu.apply
 
 
 _SIZES = "{%s_shape2, %s_shape3, %s_shape2, %s_shape3, in0_p, in1_p, in2_p, out0_p}, out0->num);"
