@@ -11,7 +11,7 @@ struct ConvShape {
 };
 
 // Pixels of a plane that a 1x1 convolution takes at a time, whatever the image's width: a few KB a channel.
-constexpr long CHUNK = 512;
+constexpr long CHUNK = 576;
 
 // Call body(image, first pixel, count) for chunks of all planes, spread over the threads in a fixed way, so that
 // partial sums per thread are the same every time.

@@ -69,8 +69,8 @@ struct unset_floats {
     const float& operator[](size_t i) const { return data[i]; }
 };
 
-// exp(x) for x <= 0: 2^n times a polynomial on [-ln2/2, ln2/2]; relative error below 2e-7. Below -87 it stays at
-// exp(-87), about 1e-38.
+// exp(x) for x <= 0: 2^n times a polynomial on [-ln2/2, ln2/2], 1 + r + ..., relative minimax of degree 5; relative
+// error below 2e-7. Below -87 it stays at exp(-87), about 1e-38.
 inline vec exp_negative(vec x) {
     const float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
     vec floor_at = splat(-87.0f);
@@ -81,11 +81,10 @@ inline vec exp_negative(vec x) {
     vec nf = __builtin_convertvector(n, vec);
     vec r = x - nf * ln2_high;
     r = r - nf * ln2_low;
-    vec p = splat(1.0f / 720);
-    p = p * r + 1.0f / 120;
-    p = p * r + 1.0f / 24;
-    p = p * r + 1.0f / 6;
-    p = p * r + 0.5f;
+    vec p = splat(0.0083125010f);
+    p = p * r + 0.041890331f;
+    p = p * r + 0.16667116f;
+    p = p * r + 0.49999231f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
     veci bits = (n + 127) << 23;

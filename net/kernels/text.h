@@ -19,7 +19,7 @@ struct TextWeights {
 };
 
 // Tokens handled at a time: their keys for one head and their scores fit the second-level cache.
-constexpr long BLOCK = 512;
+constexpr long BLOCK = 576;
 
 // What one image's attention needs of the whole: scaled queries and keys, transposed (channels in rows).
 struct QueriesAndKeys {
@@ -55,45 +55,44 @@ struct QueriesAndKeys {
     }
 };
 
-// One head's attention, queries in rows: exp(score - top of its block), and per block and query the weight that makes
-// it a probability.
+// One head's attention for some of the queries, in rows: exp(score - top of its block), and per block and query the
+// weight that makes it a probability.
 struct HeadAttention {
     long blocks, ld;
-    unset_floats e;              // (queries, ld)
-    std::vector<double> weight;  // (blocks, queries)
+    unset_floats e;              // (room, ld)
+    std::vector<double> weight;  // (room, blocks)
 
-    HeadAttention(const TextShape& s)
-        : blocks((s.tokens + BLOCK - 1) / BLOCK), ld((vectors(s.tokens) | 1) * LANES), e(s.queries * ld),
-          weight(blocks * s.queries) {}
+    // For up to `room` queries at a time, a multiple of PANEL.
+    HeadAttention(const TextShape& s, long room)
+        : blocks((s.tokens + BLOCK - 1) / BLOCK), ld((vectors(s.tokens) | 1) * LANES), e(room * ld),
+          weight(room * blocks) {}
 
-    void compute(const TextShape& s, const QueriesAndKeys& qk, int head) {
+    void compute(const TextShape& s, const QueriesAndKeys& qk, int head, long first, long count) {
         const int d = s.dim();
         // A panel of queries at a time, so that its scores are still in the first-level cache when exp needs them.
         std::vector<Packed> panels;
-        for (long l = 0; l < s.queries; l += PANEL)
+        for (long l = 0; l < count; l += PANEL)
             panels.emplace_back(
-                &qk.q[(long)head * d * qk.ldq + l], (int)std::min<long>(PANEL, s.queries - l), d, qk.ldq, true
+                &qk.q[(long)head * d * qk.ldq + first + l], (int)std::min<long>(PANEL, count - l), d, qk.ldq, true
             );
-        std::vector<double> tops(blocks * s.queries), top(s.queries, -1e300), sum(s.queries);
+        std::vector<double> tops(count * blocks);
         for (long b = 0; b < blocks; b++) {
             const long t = b * BLOCK, n = std::min(BLOCK, s.tokens - t);
             for (size_t p = 0; p < panels.size(); p++) {
                 float* rows = &e[p * PANEL * ld + t];
                 gemm(panels[p], Strided{&qk.k[(long)head * d * qk.ldk + t], qk.ldk}, n, rows, ld);
                 for (int i = 0; i < panels[p].m; i++) {
-                    const long at = b * s.queries + p * PANEL + i;
+                    const long at = (p * PANEL + i) * blocks + b;
                     tops[at] = exponentiate(rows + i * ld, n, weight[at]);
                 }
             }
         }
-        for (long b = 0; b < blocks; b++)
-            for (long l = 0; l < s.queries; l++) top[l] = std::max(top[l], tops[b * s.queries + l]);
-        for (long b = 0; b < blocks; b++)
-            for (long l = 0; l < s.queries; l++)
-                sum[l] += weight[b * s.queries + l] * std::exp(tops[b * s.queries + l] - top[l]);
-        for (long b = 0; b < blocks; b++)
-            for (long l = 0; l < s.queries; l++)
-                weight[b * s.queries + l] = std::exp(tops[b * s.queries + l] - top[l]) / sum[l];
+        for (long l = 0; l < count; l++) {
+            double *to_top = &tops[l * blocks], *w = &weight[l * blocks], sum = 0;
+            const double top = *std::max_element(to_top, to_top + blocks);
+            for (long b = 0; b < blocks; b++) sum += w[b] * (to_top[b] = std::exp(to_top[b] - top));
+            for (long b = 0; b < blocks; b++) w[b] = to_top[b] / sum;
+        }
     }
 
     // row = exp(row - its highest value), zero behind its n values; gives the highest, and the sum in `total`.
@@ -117,17 +116,25 @@ struct HeadAttention {
         return highest;
     }
 
-    // mean over the queries -> mean[tokens]
-    void average(const TextShape& s, float* mean) const {
+    // mean[tokens] += what the `count` queries add to the mean over all of them; a panel of rows is read at once
+    void add_mean(const TextShape& s, long count, float* mean) const {
         for (long b = 0; b < blocks; b++) {
             const long t = b * BLOCK, n = std::min(BLOCK, s.tokens - t);
-            float part[BLOCK] = {};
-            for (long l = 0; l < s.queries; l++) {
-                const float w = (float)(weight[b * s.queries + l] / s.queries);
-                const float* row = &e[l * ld + t];
-                for (long i = 0; i < n; i++) part[i] += w * row[i];
+            for (long p = 0; p < count; p += PANEL) {
+                float w[PANEL];
+                const float* rows[PANEL];
+                for (long i = 0; i < PANEL; i++) {
+                    const long l = std::min(p + i, count - 1);
+                    w[i] = p + i < count ? (float)(weight[l * blocks + b] / s.queries) : 0.0f;
+                    rows[i] = &e[l * ld + t];
+                }
+                for (long v = 0; v < vectors(n); v++) {
+                    vec m = load(mean + t + v * LANES);
+#pragma GCC unroll 8
+                    for (int i = 0; i < PANEL; i++) m += w[i] * load(rows[i] + v * LANES);
+                    store(mean + t + v * LANES, m);
+                }
             }
-            std::memcpy(mean + t, part, n * sizeof(float));
         }
     }
 };
@@ -138,7 +145,19 @@ struct Pooled {
 
     Pooled(const TextShape& s, const TextWeights& w, const float* tokens_, const floats& mean, long ldm)
         : tokens((long)s.heads * s.width), values(s.width) {
-        outer_add(mean.data(), ldm, s.heads, s.tokens, tokens_, s.width, s.width, tokens.data());
+        // One partial sum a thread, joined in the order of the threads: the same sum every time.
+        std::vector<std::vector<double>> parts(omp_get_max_threads(), tokens);
+#pragma omp parallel
+        {
+            std::vector<double>& part = parts[omp_get_thread_num()];
+#pragma omp for schedule(static)
+            for (long t = 0; t < s.tokens; t += BLOCK)
+                outer_add(
+                    &mean[t], ldm, s.heads, std::min(BLOCK, s.tokens - t), tokens_ + t * s.width, s.width, s.width,
+                    part.data()
+                );
+        }
+        for (auto& part : parts) add_to(tokens, part);
         for (int j = 0; j < s.width; j++) {
             values[j] = w.in_bias[2 * s.width + j];
             for (int i = 0; i < s.width; i++)
@@ -157,15 +176,19 @@ inline void pooled_text_attention(
     floats mean(s.heads * ldm);
     for (long b = 0; b < s.batch; b++) {
         const float* image_tokens = tokens + b * s.tokens * s.width;
+        std::fill(mean.begin(), mean.end(), 0.0f);
         qk.project(s, w, text + b * s.queries * s.width, image_tokens);
 #pragma omp parallel
         {
-            HeadAttention attention(s);
+            // A panel at a time: its scores for all tokens stay in the second-level cache until they are averaged.
+            HeadAttention attention(s, PANEL);
 #pragma omp for schedule(dynamic)
-            for (int h = 0; h < s.heads; h++) {
-                attention.compute(s, qk, h);
-                attention.average(s, &mean[h * ldm]);
-            }
+            for (int h = 0; h < s.heads; h++)
+                for (long l = 0; l < s.queries; l += PANEL) {
+                    const long count = std::min<long>(PANEL, s.queries - l);
+                    attention.compute(s, qk, h, l, count);
+                    attention.add_mean(s, count, &mean[h * ldm]);
+                }
         }
         Pooled pooled(s, w, image_tokens, mean, ldm);
         for (int o = 0; o < s.width; o++) {
@@ -220,12 +243,12 @@ inline void pooled_text_attention_backward(
         }
 #pragma omp parallel
         {
-            HeadAttention attention(s);
+            HeadAttention attention(s, vectors(s.queries) * LANES);
             floats keys(s.tokens * vectors(d) * LANES);
 #pragma omp for schedule(dynamic)
             for (int h = 0; h < s.heads; h++) {
-                attention.compute(s, qk, h);
-                attention.average(s, &mean[h * ldm]);
+                attention.compute(s, qk, h, 0, s.queries);
+                attention.add_mean(s, s.queries, &mean[h * ldm]);
                 // Softmax backward: ds = p (dmean - sum p dmean) / queries, in place of e.
                 for (long l = 0; l < s.queries; l++) {
                     double along = 0;
@@ -234,11 +257,11 @@ inline void pooled_text_attention_backward(
                         const float *row = &attention.e[l * attention.ld + t], *dm = &dmean[h * ldm + t];
                         float sum = 0;
                         for (long i = 0; i < n; i++) sum += row[i] * dm[i];
-                        along += attention.weight[block * s.queries + l] * sum;
+                        along += attention.weight[l * attention.blocks + block] * sum;
                     }
                     for (long block = 0; block < attention.blocks; block++) {
                         const long t = block * BLOCK, n = std::min(BLOCK, s.tokens - t);
-                        const float p = (float)(attention.weight[block * s.queries + l] / s.queries), mid = (float)along;
+                        const float p = (float)(attention.weight[l * attention.blocks + block] / s.queries), mid = (float)along;
                         float* row = &attention.e[l * attention.ld + t];
                         const float* dm = &dmean[h * ldm + t];
                         for (long i = 0; i < n; i++) row[i] *= p * (dm[i] - mid);
