@@ -226,84 +226,73 @@ class _ChannelLayerNorm(jt.Function):
 channel_layer_norm = _ChannelLayerNorm.apply
 
 
-_FEED_FORWARD = (
-    "FeedForward layer{{(int)in0_shape1, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, in5_p};\n"
+_TRANSFORMER_BLOCK = (
+    "const int c = in0_shape1;\n"
+    "Block layer{{{c, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, (int)in5_shape0, in5_p, in6_p},\n"
+    "            {{c, (int)in9_shape0, in7_p, in8_p, in9_p, in10_p}, in11_p}};\n"
     "const long b = in0_shape0, h = in0_shape2, w = in0_shape3;\n"
 )
 
 
-class _FeedForward(jt.Function):
-    def execute(self, *inputs: jt.Var) -> jt.Var:
-        self.saved = inputs
-        (y,) = _call(
-            "feedforward.h", _FEED_FORWARD + "feed_forward(layer, in0_p, b, h, w, out0_p);", inputs, [inputs[0].shape]
-        )
-        return y
-
-    def grad(self, dout: jt.Var) -> list[jt.Var]:
-        return _call(
-            "feedforward.h",
-            _FEED_FORWARD + "feed_forward_backward(layer, in0_p, in6_p, b, h, w, {out0_p, out1_p, out2_p, out3_p, "
-            "out4_p, out5_p});",
-            (*self.saved, dout),
-            [x.shape for x in self.saved],
-        )
-
-
-def feed_forward(
-    x: jt.Var,
-    norm_weight: jt.Var,
-    norm_bias: jt.Var,
-    project_in: jt.Var,
-    depthwise: jt.Var,
-    project_out: jt.Var,
-) -> jt.Var:
-    return _FeedForward.apply(x, norm_weight, norm_bias, project_in, depthwise, project_out)
-
-
-_CHANNEL_ATTENTION = (
-    "ChannelAttention layer{{(int)in0_shape1, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, (int)in5_shape0, in5_p, "
-    "in6_p};\n"
-    "const long b = in0_shape0, h = in0_shape2, w = in0_shape3;\n"
-)
-
-
-class _ChannelAttention(jt.Function):
+class _TransformerBlock(jt.Function):
     def execute(self, *inputs: jt.Var) -> jt.Var:
         x, temperature = inputs[0], inputs[5]
-        channels = x.shape[1]
-        sums = channels * channels // temperature.shape[0] + 2 * channels
+        batch, channels = x.shape[:2]
+        sums = channels * (channels // temperature.shape[0] + 2)
         y, v, scores = _call(
-            "attention.h",
-            _CHANNEL_ATTENTION + "channel_attention(layer, in0_p, b, h, w, out0_p, out1_p, out2_p);",
+            "block.h",
+            _TRANSFORMER_BLOCK + "transformer_block(layer, in0_p, b, h, w, out0_p, out1_p, out2_p);",
             inputs,
-            [x.shape, x.shape, (x.shape[0], sums)],
+            [x.shape, x.shape, (batch, sums)],
             ["float32", "float32", "float64"],
         )
         self.saved = *inputs, v, scores
         return y
 
     def grad(self, dout: jt.Var) -> list[jt.Var]:
-        *inputs, v, scores = self.saved
+        inputs = self.saved[:12]
         return _call(
-            "attention.h",
-            _CHANNEL_ATTENTION + "channel_attention_backward(layer, in0_p, in7_p, in8_p, in9_p, b, h, w, {out0_p, "
-            "out1_p, out2_p, out3_p, out4_p, out5_p, out6_p});",
-            (*inputs, v, scores, dout),
+            "block.h",
+            _TRANSFORMER_BLOCK + "transformer_block_backward(layer, in0_p, in12_p, in13_p, in14_p, b, h, w, {out0_p, "
+            "out1_p, out2_p, out3_p, out4_p, out5_p, out6_p}, {nullptr, out7_p, out8_p, out9_p, out10_p, out11_p});",
+            (*self.saved, dout),
             [x.shape for x in inputs],
         )
 
 
-def channel_attention(
+def transformer_block(
     x: jt.Var,
-    norm_weight: jt.Var,
-    norm_bias: jt.Var,
+    norm1_weight: jt.Var,
+    norm1_bias: jt.Var,
     qkv: jt.Var,
-    depthwise: jt.Var,
+    qkv_depthwise: jt.Var,
     temperature: jt.Var,
+    attention_out: jt.Var,
+    norm2_weight: jt.Var,
+    norm2_bias: jt.Var,
+    project_in: jt.Var,
+    depthwise: jt.Var,
     project_out: jt.Var,
 ) -> jt.Var:
-    return _ChannelAttention.apply(x, norm_weight, norm_bias, qkv, depthwise, temperature, project_out)
+    """`restormer.TransformerBlock` in two passes over x (b, c, H, W), for convolutions without and norms with a bias.
+
+    The first pass gathers the scores of the channel attention, the second computes its result a row at a time and
+    sends it through the feed-forward network. Weights have the shapes of the layers of these names.
+    """
+    return _TransformerBlock.apply(
+        x,
+        norm1_weight,
+        norm1_bias,
+        qkv,
+        qkv_depthwise,
+        temperature,
+        attention_out,
+        norm2_weight,
+        norm2_bias,
+        project_in,
+        depthwise,
+        project_out,
+    )
 
 
 _MERGE = (

@@ -19,6 +19,18 @@ struct Scores {
     std::vector<double> products, q_squares, k_squares;
     Scores(int h, int d) : heads(h), dim(d), products(h * d * d), q_squares(h * d), k_squares(h * d) {}
 
+    // As one list of numbers: what the backward pass needs of the forward pass.
+    long size() const { return (long)heads * dim * (dim + 2); }
+    void write(double* to) const {
+        for (auto* part : {&products, &q_squares, &k_squares}) to = std::copy(part->begin(), part->end(), to);
+    }
+    void read(const double* from) {
+        for (auto* part : {&products, &q_squares, &k_squares}) {
+            std::copy(from, from + part->size(), part->begin());
+            from += part->size();
+        }
+    }
+
     void add(const Scores& o) {
         for (size_t i = 0; i < products.size(); i++) products[i] += o.products[i];
         for (size_t i = 0; i < q_squares.size(); i++) {
@@ -101,11 +113,13 @@ inline std::vector<Scores> channel_attention_scores(
 #pragma omp parallel
     {
         ForwardRows rows(layer.expansion, height, width);
+        ImageRows input(c, height, width);
         RowBuffer qkv(3 * c, width);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < all.size(); i++) {
             const long offset = all[i].image * c * plane;
-            rows.run(x + offset, all[i], [&](long r, const Triple& h) {
+            input.image = x + offset;
+            rows.run(input, all[i], [&](long r, const Triple& h) {
                 for (int k = 0; k < 3 * c; k++) {
                     h.correlate(k, layer.expansion.depthwise + k * 9, qkv[k]);
                     qkv.clear_tail(k);
@@ -121,37 +135,36 @@ inline std::vector<Scores> channel_attention_scores(
     return scores;
 }
 
-// out = x + project (attention v). `saved` (batch, c * dim + 2 c): the scores, for the backward pass.
-inline void channel_attention(
-    const ChannelAttention& layer, const float* x, long batch, long height, long width, float* out, float* v, double* saved
-) {
-    const int c = layer.c();
-    const long plane = height * width;
-    auto scores = channel_attention_scores(layer, x, batch, height, width, v);
-    for (auto& s : scores) {
-        for (auto* part : {&s.products, &s.q_squares, &s.k_squares})
-            saved = std::copy(part->begin(), part->end(), saved);
+// What this half of the block gives, x + project (attention v): never written, but computed a row at a time.
+struct Attended {
+    const float *x, *v;  // (batch, c, height, width)
+    long height, width;
+    int c;
+    std::vector<Packed> mix;  // per image
+
+    Attended(const ChannelAttention& layer, const float* x_, const float* v_, const std::vector<Scores>& scores, long h, long w)
+        : x(x_), v(v_), height(h), width(w), c(layer.c()) {
+        for (auto& s : scores) mix.emplace_back(mixing(layer, s.attention(layer.temperature)).data(), c, c, c);
     }
-    for (long b = 0; b < batch; b++) {
-        floats m = mixing(layer, scores[b].attention(layer.temperature));
-        Packed mix(m.data(), c, c, c);
-        const long offset = b * c * plane;
-#pragma omp parallel
-        {
-            RowBuffer row(c, width), result(c, width);
-#pragma omp for
-            for (long r = 0; r < height; r++) {
-                row.read(v + offset + r * width, plane, c);
-                gemm(mix, row.matrix(), width, result[0], result.stride);
-                for (int k = 0; k < c; k++) {
-                    const long at = offset + k * plane + r * width;
-                    const float* add = result[k];
-                    for (long j = 0; j < width; j++) out[at + j] = x[at + j] + add[j];
-                }
-            }
-        }
+};
+
+// Its rows in one image, the last three of which are kept.
+struct AttendedRows {
+    const Attended& all;
+    long image = 0;
+    Ring rows;
+    RowBuffer values;
+    explicit AttendedRows(const Attended& a) : all(a), rows(a.c, a.width), values(a.c, a.width) {}
+
+    RowBuffer& operator()(long r) {
+        const long plane = all.height * all.width, at = image * all.c * plane + r * all.width;
+        RowBuffer& row = rows[r];
+        row.read(all.x + at, plane, all.c);
+        values.read(all.v + at, plane, all.c);
+        gemm(all.mix[image], values.matrix(), all.width, row[0], row.stride, true);
+        return row;
     }
-}
+};
 
 struct ChannelAttentionGrads {
     float *x, *norm_weight, *norm_bias, *expand, *depthwise, *temperature, *project;
@@ -207,21 +220,16 @@ struct AttentionBackward {
 };
 
 inline void channel_attention_backward(
-    const ChannelAttention& layer, const float* x, const float* v, const double* saved, const float* dout, long batch,
+    const ChannelAttention& layer, const float* x, const float* v, const std::vector<Scores>& scores, const float* dout,
     long height, long width, ChannelAttentionGrads out
 ) {
     const Expansion& expansion = layer.expansion;
     const int c = layer.c(), d = layer.dim();
-    const long plane = height * width, ld = vectors(c) * LANES;
+    const long batch = scores.size(), plane = height * width, ld = vectors(c) * LANES;
     std::memcpy(out.x, dout, batch * c * plane * sizeof(float));
     std::vector<double> project(c * c), temperature(layer.heads);
     std::vector<AttentionBackward> backward;
     for (long b = 0; b < batch; b++) {
-        Scores s(layer.heads, d);
-        for (auto* part : {&s.products, &s.q_squares, &s.k_squares}) {
-            std::copy(saved, saved + part->size(), part->begin());
-            saved += part->size();
-        }
         // One partial sum a thread, joined in the order of the threads: the same sum every time.
         std::vector<std::vector<double>> parts(omp_get_max_threads(), std::vector<double>(c * c));
 #pragma omp parallel
@@ -236,7 +244,7 @@ inline void channel_attention_backward(
             }
         }
         for (size_t i = 1; i < parts.size(); i++) add_to(parts[0], parts[i]);
-        backward.emplace_back(layer, s, parts[0]);
+        backward.emplace_back(layer, scores[b], parts[0]);
         add_to(project, backward.back().project);
         add_to(temperature, backward.back().temperature);
     }
@@ -248,6 +256,7 @@ inline void channel_attention_backward(
 #pragma omp parallel
     {
         BackwardRows rows(expansion, height, width);
+        ImageRows input(c, height, width);
         RowBuffer dy(c, width), qk(2 * c, width);
         std::vector<const float*> head(2 * d);
 #pragma omp for schedule(dynamic)
@@ -255,7 +264,8 @@ inline void channel_attention_backward(
             const long offset = all[i].image * c * plane;
             AttentionBackward& grads = backward[all[i].image];
             rows.grad = ExpansionGrad(expansion);
-            rows.run(x + offset, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool) {
+            input.image = x + offset;
+            rows.run(input, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool) {
                 for (int k = 0; k < 2 * c; k++) {
                     h.correlate(k, expansion.depthwise + k * 9, qk[k]);
                     qk.clear_tail(k);

@@ -1,6 +1,6 @@
-// The second half of a transformer block, x + GDFN(norm(x)), forward and backward.
+// The second half of a transformer block, x + GDFN(norm(x)), forward and backward, where x is what the first half gives.
 #pragma once
-# include "rows.h"
+# include "attention.h"
 
 namespace film {
 
@@ -10,21 +10,22 @@ struct FeedForward {
     int hidden() const { return expansion.e / 2; }
 };
 
-inline void feed_forward(const FeedForward& layer, const float* x, long batch, long height, long width, float* out) {
+inline void feed_forward(const FeedForward& layer, const Attended& x, float* out) {
     const int c = layer.expansion.c, hidden = layer.hidden();
-    const long plane = height * width;
+    const long height = x.height, width = x.width, batch = x.mix.size(), plane = height * width;
     auto all = bands(batch, height);
 #pragma omp parallel
     {
         ForwardRows rows(layer.expansion, height, width);
+        AttendedRows input(x);
         Packed contract(layer.contract, c, hidden, hidden);
         RowBuffer gated(hidden, width), result(c, width);
         const long nv = gated.nv;
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < all.size(); i++) {
-            const float* image = x + all[i].image * c * plane;
             float* target = out + all[i].image * c * plane;
-            rows.run(image, all[i], [&](long r, const Triple& h) {
+            input.image = all[i].image;
+            rows.run(input, all[i], [&](long r, const Triple& h) {
                 const float* w = layer.expansion.depthwise;
                 for (int k = 0; k < hidden; k++) {
                     const Window first = h.window(k, w + k * 9), second = h.window(k + hidden, w + (k + hidden) * 9);
@@ -36,7 +37,7 @@ inline void feed_forward(const FeedForward& layer, const float* x, long batch, l
                 }
                 gemm(contract, gated.matrix(), width, result[0], result.stride);
                 for (int k = 0; k < c; k++) {
-                    const float *from = image + k * plane + r * width, *add = result[k];
+                    const float *from = input.rows[r][k], *add = result[k];
                     float* to = target + k * plane + r * width;
                     for (long j = 0; j < width; j++) to[j] = from[j] + add[j];
                 }
@@ -49,12 +50,11 @@ struct FeedForwardGrads {
     float *x, *norm_weight, *norm_bias, *expand, *depthwise, *contract;
 };
 
-inline void feed_forward_backward(
-    const FeedForward& layer, const float* x, const float* dout, long batch, long height, long width, FeedForwardGrads out
-) {
+inline void feed_forward_backward(const FeedForward& layer, const Attended& x, const float* dout, FeedForwardGrads out) {
     const Expansion& expansion = layer.expansion;
     const int c = expansion.c, hidden = layer.hidden();
-    const long plane = height * width, ld = vectors(c) * LANES;
+    const long height = x.height, width = x.width, batch = x.mix.size(), plane = height * width;
+    const long ld = vectors(c) * LANES;
     auto all = bands(batch, height);
     std::memcpy(out.x, dout, batch * c * plane * sizeof(float));
     std::vector<ExpansionGrad> parts(all.size(), ExpansionGrad(expansion));
@@ -62,6 +62,7 @@ inline void feed_forward_backward(
 #pragma omp parallel
     {
         BackwardRows rows(expansion, height, width);
+        AttendedRows input(x);
         Packed spread(layer.contract, hidden, c, hidden, true);
         RowBuffer d(c, width), dgated(hidden, width), gated(hidden, width);
         floats transposed(width * ld);
@@ -70,7 +71,8 @@ inline void feed_forward_backward(
         for (size_t i = 0; i < all.size(); i++) {
             const long offset = all[i].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
-            rows.run(x + offset, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool inside) {
+            input.image = all[i].image;
+            rows.run(input, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool inside) {
                 const float* w = expansion.depthwise;
                 d.read(dout + offset + r * width, plane, c);
                 gemm(spread, d.matrix(), width, dgated[0], dgated.stride);

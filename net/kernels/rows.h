@@ -92,6 +92,20 @@ struct Ring {  // the last three rows of an image that flows by
     Triple around(long r) { return {&(*this)[r - 1], &(*this)[r], &(*this)[r + 1]}; }
 };
 
+// Rows of an image (channels planes apart), read when asked for.
+struct ImageRows {
+    const float* image;
+    long plane;
+    int channels;
+    RowBuffer row;
+    ImageRows(int c, long height, long width) : image(nullptr), plane(height * width), channels(c), row(c, width) {}
+
+    RowBuffer& operator()(long r) {
+        row.read(image + r * row.width, plane, channels);
+        return row;
+    }
+};
+
 struct Expansion {  // layer norm, 1x1 convolution c -> e, 3x3 depthwise convolution
     int c, e;
     const float *norm_weight, *norm_bias, *expand, *depthwise;
@@ -116,31 +130,32 @@ struct ForwardRows {
     const Expansion& layer;
     long height, width, plane;
     Packed expand;
-    RowBuffer x, y;
+    RowBuffer y;
     Ring h;
 
     ForwardRows(const Expansion& l, long height_, long width_)
         : layer(l), height(height_), width(width_), plane(height_ * width_), expand(l.expand, l.e, l.c, l.c),
-          x(l.c, width_), y(l.c, width_), h(l.e, width_) {}
+          y(l.c, width_), h(l.e, width_) {}
 
-    void fill(const float* image, long r, RowBuffer& norm) {
+    // norm = row r of the input, normalised; its expansion joins the ring. input(r) gives the row.
+    template <class Input>
+    void fill(Input& input, long r, RowBuffer& norm) {
         if (r < 0 || r >= height) {
             norm.zero();
             h[r].zero();
             return;
         }
-        x.read(image + r * width, plane, layer.c);
-        norm_row(x, layer.c, layer.norm_weight, layer.norm_bias, norm);
+        norm_row(input(r), layer.c, layer.norm_weight, layer.norm_bias, norm);
         gemm(expand, norm.matrix(), width, h[r][0], h[r].stride);
     }
 
     // Call row(r, triple of expanded rows around r) for every row of the band.
-    template <class Row>
-    void run(const float* image, const Band& band, Row row) {
-        fill(image, band.first - 1, y);
-        fill(image, band.first, y);
+    template <class Input, class Row>
+    void run(Input& input, const Band& band, Row row) {
+        fill(input, band.first - 1, y);
+        fill(input, band.first, y);
         for (long r = band.first; r < band.last; r++) {
-            fill(image, r + 1, y);
+            fill(input, r + 1, y);
             row(r, h.around(r));
         }
     }
@@ -212,22 +227,23 @@ struct BackwardRows {
 
     // Backward of a band. row(r, triple, dz) writes the gradient behind the depthwise convolution at row r, zero in the
     // tail; it is called for one row beyond the band on either side too, `inside` false, and then must not count
-    // into its own weights. dx must hold what else flows into x; the pipeline's part is added.
-    template <class Row>
-    void run(const float* image, const Band& band, float* dx, Row row) {
+    // into its own weights. input(r) gives row r of the input; dx must hold what else flows into it, the pipeline's part
+    // is added.
+    template <class Input, class Row>
+    void run(Input& input, const Band& band, float* dx, Row row) {
         long r0 = band.first, r1 = band.last;
-        forward.fill(image, r0 - 2, y[r0 - 2]);
-        forward.fill(image, r0 - 1, y[r0 - 1]);
+        forward.fill(input, r0 - 2, y[r0 - 2]);
+        forward.fill(input, r0 - 1, y[r0 - 1]);
         for (long r = r0 - 1; r <= r1; r++) {
             // y[r - 2], overwritten by y[r + 1], has been used by then; so has h[r - 2].
-            forward.fill(image, r + 1, y[r + 1]);
+            forward.fill(input, r + 1, y[r + 1]);
             bool inside = r >= r0 && r < r1;
             if (r < 0 || r >= forward.height)
                 dz[r].zero();
             else
                 row(r, forward.h.around(r), dz[r], inside);
             if (inside) depthwise_grad(forward.h.around(r), dz[r]);
-            if (r - 1 >= r0) contract_row(image, r - 1, dx);
+            if (r - 1 >= r0) contract_row(input, r - 1, dx);
         }
     }
 
@@ -235,7 +251,8 @@ struct BackwardRows {
         for (int c = 0; c < layer.e; c++) depthwise_row_grad(h, c, d[c], d.nv, &grad.depthwise[c * 9]);
     }
 
-    void contract_row(const float* image, long r, float* dx) {
+    template <class Input>
+    void contract_row(Input& input, long r, float* dx) {
         Triple d = dz.around(r);
         for (int c = 0; c < layer.e; c++) {
             d.correlate(c, &flipped[c * 9], dh[c]);
@@ -244,13 +261,11 @@ struct BackwardRows {
         transpose(y[r][0], y[r].stride, layer.c, forward.width, transposed.data(), ld);
         outer_add(dh[0], dh.stride, layer.e, forward.width, transposed.data(), ld, layer.c, grad.expand.data());
         gemm(contract, dh.matrix(), forward.width, dy[0], dy.stride);
-        norm_grad(image + r * forward.width, dx + r * forward.width);
+        norm_grad(input(r), dx + r * forward.width);
     }
 
-    void norm_grad(const float* image, float* dx) {
+    void norm_grad(RowBuffer& x, float* dx) {
         int n = layer.c;
-        RowBuffer& x = forward.x;
-        x.read(image, forward.plane, n);
         std::vector<vec, AlignedAllocator<vec>> dw(n, vec{}), db(n, vec{});
         for (long v = 0; v < x.nv; v++) {
             Mean m = channel_mean(x, n, v);

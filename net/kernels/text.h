@@ -216,6 +216,7 @@ inline void pooled_text_attention_backward(
         const float *image_text = text + b * s.queries * e, *image_tokens = tokens + b * s.tokens * e;
         float* dtokens = grads.tokens + b * s.tokens * e;
         const float* g = dout + b * e;
+        std::fill(mean.begin(), mean.end(), 0.0f);
         qk.project(s, w, image_text, image_tokens);
 
         // Behind the pooled tokens everything is a matrix times one vector. Their gradient needs the values' only.
