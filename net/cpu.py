@@ -254,10 +254,10 @@ class _TransformerBlock(jt.Function):
         return _call(
             "block.h",
             _TRANSFORMER_BLOCK + "transformer_block_backward(layer, in0_p, in12_p, in13_p, in14_p, b, h, w, {out0_p, "
-            "out1_p, out2_p, out3_p, out4_p, out5_p, out6_p}, {nullptr, out7_p, out8_p, out9_p, out10_p, out11_p});",
+            "out1_p, out2_p, out3_p, out4_p, out5_p, out6_p}, {out12_p, out7_p, out8_p, out9_p, out10_p, out11_p});",
             (*self.saved, dout),
-            [x.shape for x in inputs],
-        )
+            [*(x.shape for x in inputs), dout.shape],
+        )[:-1]  # the gradient between the halves is theirs only
 
 
 def transformer_block(

@@ -18,18 +18,17 @@ inline void transformer_block(
     feed_forward(layer.feed_forward, Attended(layer.attention, x, v, scores, height, width), out);
 }
 
+// feed_forward.x (batch, c, height, width) takes the gradient between the halves.
 inline void transformer_block_backward(
     const Block& layer, const float* x, const float* v, const double* saved, const float* dout, long batch, long height,
     long width, ChannelAttentionGrads attention, FeedForwardGrads feed_forward
 ) {
     std::vector<Scores> scores(batch, Scores(layer.attention.heads, layer.attention.dim()));
     for (long b = 0; b < batch; b++) scores[b].read(saved + b * scores[b].size());
-    unset_floats between(batch * layer.attention.c() * height * width);
-    feed_forward.x = between.data;
     feed_forward_backward(
         layer.feed_forward, Attended(layer.attention, x, v, scores, height, width), dout, feed_forward
     );
-    channel_attention_backward(layer.attention, x, v, scores, between.data, height, width, attention);
+    channel_attention_backward(layer.attention, x, v, scores, feed_forward.x, height, width, attention);
 }
 
 }  // namespace film
