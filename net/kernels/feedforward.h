@@ -32,7 +32,7 @@ inline void feed_forward(const FeedForward& layer, const Attended& x, float* out
                     float* to = gated[k];
                     for (long v = 0; v < nv; v++) {
                         vec a = first.at(v);
-                        store(to + v * LANES, a * normal(a).cdf * second.at(v));
+                        store(to + v * LANES, gelu(a, normal(a)) * second.at(v));
                     }
                 }
                 gemm(contract, gated.matrix(), width, result[0], result.stride);
@@ -83,9 +83,9 @@ inline void feed_forward_backward(const FeedForward& layer, const Attended& x, c
                     for (long v = 0; v < nv; v++) {
                         vec a = first.at(v), b = second.at(v), g = load(from + v * LANES);
                         Normal n = normal(a);
-                        store(to + v * LANES, a * n.cdf * b);
-                        store(to_first + v * LANES, g * b * (n.cdf + a * n.density));
-                        store(to_second + v * LANES, g * a * n.cdf);
+                        store(to + v * LANES, gelu(a, n) * b);
+                        store(to_first + v * LANES, g * b * gelu_slope(a, n));
+                        store(to_second + v * LANES, g * gelu(a, n));
                     }
                 }
                 if (!inside) return;

@@ -75,7 +75,7 @@ inline void gated_gelu(const float* x, long batch, long half, float* y) {
         std::memcpy(gate.second, x + b, count * sizeof(float));
         for (long v = 0; v < vectors(count); v++) {
             vec z = load(gate.first + v * LANES);
-            store(gate.first + v * LANES, z * normal(z).cdf * load(gate.second + v * LANES));
+            store(gate.first + v * LANES, gelu(z, normal(z)) * load(gate.second + v * LANES));
         }
         std::memcpy(y + to, gate.first, count * sizeof(float));
     });
@@ -90,8 +90,8 @@ inline void gated_gelu_backward(const float* x, const float* dout, long batch, l
         for (long v = 0; v < vectors(count); v++) {
             vec z = load(gate.first + v * LANES), g = load(gate.d + v * LANES);
             Normal n = normal(z);
-            store(gate.first + v * LANES, g * load(gate.second + v * LANES) * (n.cdf + z * n.density));
-            store(gate.second + v * LANES, g * z * n.cdf);
+            store(gate.first + v * LANES, g * load(gate.second + v * LANES) * gelu_slope(z, n));
+            store(gate.second + v * LANES, g * gelu(z, n));
         }
         std::memcpy(dx + a, gate.first, count * sizeof(float));
         std::memcpy(dx + b, gate.second, count * sizeof(float));
