@@ -2,7 +2,8 @@
 
 Each function here has the arguments and the result of its namesake in `portable`, which says what it computes. Channel
 counts, image sizes and slopes are variables of the kernels, so nothing is compiled anew for another image. Forward
-passes keep their input only; backward passes compute the rest again, row by row, which costs less than fetching it.
+passes keep little more than their input; backward passes compute the rest again, row by row, which costs less than
+fetching it.
 """
 
 from __future__ import annotations

@@ -428,7 +428,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     for case, contenders in CASES.items():
         sub = commands.add_parser(case, help=f"contenders: {', '.join(contenders)}")
         sub.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
-        sub.add_argument("--rounds", type=int, default=9 if case == "inference" else 3, help="timed runs of each")
+        sub.add_argument("--rounds", type=int, default=5 if case == "inference" else 3, help="timed runs of each")
         sub.add_argument("--only", nargs="+", choices=tuple(contenders), default=tuple(contenders), metavar="NAME")
     start = commands.add_parser("start", help="compiling the kernels, and a start when they are compiled")
     start.add_argument("--threads", type=int, default=os.cpu_count())
