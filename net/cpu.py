@@ -227,6 +227,43 @@ class _ChannelLayerNorm(jt.Function):
 channel_layer_norm = _ChannelLayerNorm.apply
 
 
+_CHANNEL_MIXING = (
+    "ChannelMixing layer((int)in0_shape1 / 3, (int)in1_shape0, in1_p);\n"
+    "const long b = in0_shape0, h = in0_shape2, w = in0_shape3;\n"
+)
+
+
+def _scores_shape(batch: int, channels: int, heads: int) -> tuple[int, int]:
+    """The shape of what `Scores` in kernels/attention.h keeps of each image for the backward pass."""
+    return batch, channels * (channels // heads + 2)
+
+
+class _ChannelMixing(jt.Function):
+    def execute(self, qkv: jt.Var, temperature: jt.Var) -> jt.Var:
+        batch, channels, height, width = qkv.shape
+        channels //= 3
+        y, scores = _call(
+            "parts.h",
+            _CHANNEL_MIXING + "channel_mixing(layer, in0_p, b, h, w, out0_p, out1_p);",
+            (qkv, temperature),
+            [(batch, channels, height, width), _scores_shape(batch, channels, temperature.shape[0])],
+            ["float32", "float64"],
+        )
+        self.saved = qkv, temperature, scores
+        return y
+
+    def grad(self, dout: jt.Var) -> list[jt.Var]:
+        return _call(
+            "parts.h",
+            _CHANNEL_MIXING + "channel_mixing_backward(layer, in0_p, in2_p, in3_p, b, h, w, out0_p, out1_p);",
+            (*self.saved, dout),
+            [x.shape for x in self.saved[:2]],
+        )
+
+
+channel_mixing = _ChannelMixing.apply
+
+
 _TRANSFORMER_BLOCK = (
     "const int c = in0_shape1;\n"
     "Block layer{{{c, (int)in3_shape0, in1_p, in2_p, in3_p, in4_p}, (int)in5_shape0, in5_p, in6_p},\n"
@@ -238,13 +275,11 @@ _TRANSFORMER_BLOCK = (
 class _TransformerBlock(jt.Function):
     def execute(self, *inputs: jt.Var) -> jt.Var:
         x, temperature = inputs[0], inputs[5]
-        batch, channels = x.shape[:2]
-        sums = channels * (channels // temperature.shape[0] + 2)
         y, v, scores = _call(
             "block.h",
             _TRANSFORMER_BLOCK + "transformer_block(layer, in0_p, b, h, w, out0_p, out1_p, out2_p);",
             inputs,
-            [x.shape, x.shape, (batch, sums)],
+            [x.shape, x.shape, _scores_shape(*x.shape[:2], temperature.shape[0])],
             ["float32", "float32", "float64"],
         )
         self.saved = *inputs, v, scores

@@ -45,5 +45,5 @@ nearest_resize = _fastest(portable.nearest_resize)
 depthwise_conv3x3 = _fastest(portable.depthwise_conv3x3)
 gated_gelu = _fastest(portable.gated_gelu)
 channel_layer_norm = _fastest(portable.channel_layer_norm)
-channel_mixing = portable.channel_mixing
+channel_mixing = _fastest(portable.channel_mixing)
 l1_normalize = portable.l1_normalize

@@ -185,7 +185,7 @@ struct AttentionBackward {
         for (int h = 0; h < layer.heads; h++) {
             const double* ah = &a[h * d * d];
             const double t = layer.temperature[h];
-            std::vector<double> da(d * d), ds(d * d);
+            std::vector<double> da(d * d);
             for (int i = 0; i < d; i++)
                 for (int j = 0; j < d; j++)
                     for (int o = 0; o < c; o++) {
@@ -217,34 +217,55 @@ struct AttentionBackward {
             dk.emplace_back(k_part.data(), d, 2 * d, 2 * d);
         }
     }
+
+    // Gradients of a row of q, k and v (3 c channels) from that row of q and k (2 c channels) and of the gradient behind.
+    void row(RowBuffer& qk, RowBuffer& dout, RowBuffer& dqkv) const {
+        const int c = dv.m, heads = dq.size(), d = c / heads;
+        std::vector<const float*> head(2 * d);
+        for (int k = 0; k < heads; k++) {
+            for (int j = 0; j < d; j++) {
+                head[j] = qk[k * d + j];
+                head[d + j] = qk[c + k * d + j];
+            }
+            gemm(dq[k], Scattered{head.data(), 0}, qk.width, dqkv[k * d], dqkv.stride);
+            gemm(dk[k], Scattered{head.data(), 0}, qk.width, dqkv[c + k * d], dqkv.stride);
+        }
+        gemm(dv, dout.matrix(), qk.width, dqkv[2 * c], dqkv.stride);
+    }
 };
+
+// The sum over an image's pixels of dout v^T, both (c, height, width) -> (c, c).
+inline std::vector<double> outer_product(const float* dout, const float* v, int c, long height, long width) {
+    const long plane = height * width, ld = vectors(c) * LANES;
+    // One partial sum a thread, joined in the order of the threads: the same sum every time.
+    std::vector<std::vector<double>> parts(omp_get_max_threads(), std::vector<double>(c * c));
+#pragma omp parallel
+    {
+        floats transposed(width * ld);
+        std::vector<double>& part = parts[omp_get_thread_num()];
+#pragma omp for schedule(static)
+        for (long r = 0; r < height; r++) {
+            transpose(v + r * width, plane, c, width, transposed.data(), ld);
+            outer_add(dout + r * width, plane, c, width, transposed.data(), ld, c, part.data());
+        }
+    }
+    for (size_t i = 1; i < parts.size(); i++) add_to(parts[0], parts[i]);
+    return parts[0];
+}
 
 inline void channel_attention_backward(
     const ChannelAttention& layer, const float* x, const float* v, const std::vector<Scores>& scores, const float* dout,
     long height, long width, ChannelAttentionGrads out
 ) {
     const Expansion& expansion = layer.expansion;
-    const int c = layer.c(), d = layer.dim();
-    const long batch = scores.size(), plane = height * width, ld = vectors(c) * LANES;
+    const int c = layer.c();
+    const long batch = scores.size(), plane = height * width;
     std::memcpy(out.x, dout, batch * c * plane * sizeof(float));
     std::vector<double> project(c * c), temperature(layer.heads);
     std::vector<AttentionBackward> backward;
     for (long b = 0; b < batch; b++) {
-        // One partial sum a thread, joined in the order of the threads: the same sum every time.
-        std::vector<std::vector<double>> parts(omp_get_max_threads(), std::vector<double>(c * c));
-#pragma omp parallel
-        {
-            floats transposed(width * ld);
-            std::vector<double>& part = parts[omp_get_thread_num()];
-#pragma omp for schedule(static)
-            for (long r = 0; r < height; r++) {
-                const long at = b * c * plane + r * width;
-                transpose(v + at, plane, c, width, transposed.data(), ld);
-                outer_add(dout + at, plane, c, width, transposed.data(), ld, c, part.data());
-            }
-        }
-        for (size_t i = 1; i < parts.size(); i++) add_to(parts[0], parts[i]);
-        backward.emplace_back(layer, scores[b], parts[0]);
+        const long at = b * c * plane;
+        backward.emplace_back(layer, scores[b], outer_product(dout + at, v + at, c, height, width));
         add_to(project, backward.back().project);
         add_to(temperature, backward.back().temperature);
     }
@@ -258,11 +279,9 @@ inline void channel_attention_backward(
         BackwardRows rows(expansion, height, width);
         ImageRows input(c, height, width);
         RowBuffer dy(c, width), qk(2 * c, width);
-        std::vector<const float*> head(2 * d);
 #pragma omp for schedule(dynamic)
         for (size_t i = 0; i < all.size(); i++) {
             const long offset = all[i].image * c * plane;
-            AttentionBackward& grads = backward[all[i].image];
             rows.grad = ExpansionGrad(expansion);
             input.image = x + offset;
             rows.run(input, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool) {
@@ -270,16 +289,8 @@ inline void channel_attention_backward(
                     h.correlate(k, expansion.depthwise + k * 9, qk[k]);
                     qk.clear_tail(k);
                 }
-                for (int k = 0; k < layer.heads; k++) {
-                    for (int j = 0; j < d; j++) {
-                        head[j] = qk[k * d + j];
-                        head[d + j] = qk[c + k * d + j];
-                    }
-                    gemm(grads.dq[k], Scattered{head.data(), 0}, width, dz[k * d], dz.stride);
-                    gemm(grads.dk[k], Scattered{head.data(), 0}, width, dz[c + k * d], dz.stride);
-                }
                 dy.read(dout + offset + r * width, plane, c);
-                gemm(grads.dv, dy.matrix(), width, dz[2 * c], dz.stride);
+                backward[all[i].image].row(qk, dy, dz);
             });
             parts[i] = rows.grad;
         }

@@ -10,7 +10,8 @@ struct ConvShape {
     long plane() const { return height * width; }
 };
 
-// Pixels of a plane that a 1x1 convolution takes at a time, whatever the image's width: a few KB a channel.
+// Pixels of a plane that a 1x1 convolution takes at a time, whatever the image's width: a few KB a channel,
+// and a whole number of tiles.
 constexpr long CHUNK = 576;
 
 // Call body(image, first pixel, count) for chunks of all planes, spread over the threads in a fixed way, so that
@@ -122,8 +123,7 @@ inline void conv3x3(const ConvShape& s, const float* x, const float* weight, flo
                 for (int c = 0; c < s.in; c++)
                     for (int t = 0; t < 9; t++) taps[c * 9 + t] = window.rows[r + t / 3 - 1][c] + t % 3 - 1;
                 gemm(w, Scattered{taps.data(), 0}, s.width, out[0], out.stride);
-                for (int o = 0; o < s.out; o++)
-                    std::memcpy(target + o * plane + r * s.width, out[o], s.width * sizeof(float));
+                out.write(target + r * s.width, plane, s.out);
             });
         }
     }

@@ -1,5 +1,6 @@
 // The parts of a transformer block by themselves, for networks whose blocks are not FILM's (biases, bias-free norms).
 #pragma once
+# include "attention.h"
 # include "conv.h"
 
 namespace film {
@@ -171,6 +172,96 @@ inline void channel_layer_norm_backward(
     }
     write(dw[0], dweight);
     write(db[0], dbias);
+}
+
+// Attention between channels without the layers around it.
+struct ChannelMixing {
+    floats identity;  // in place of the projection behind the attention
+    ChannelAttention attention;
+
+    ChannelMixing(int c, int heads, const float* temperature) : identity(c * c), attention{} {
+        for (int i = 0; i < c; i++) identity[i * c + i] = 1.0f;
+        attention.expansion.c = c;
+        attention.heads = heads;
+        attention.temperature = temperature;
+        attention.project = identity.data();
+    }
+};
+
+// qkv (batch, 3 c, height, width) -> (batch, c, height, width); `saved` (batch, Scores::size()) is for the backward pass.
+inline void channel_mixing(
+    const ChannelMixing& layer, const float* qkv, long batch, long height, long width, float* y, double* saved
+) {
+    const int c = layer.attention.c();
+    const long plane = height * width;
+    auto all = bands(batch, height);
+    std::vector<Scores> parts(all.size(), Scores(layer.attention.heads, layer.attention.dim()));
+    std::vector<Scores> scores(batch, parts[0]);
+#pragma omp parallel
+    {
+        ImageRows qk(2 * c, height, width);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < all.size(); i++) {
+            qk.image = qkv + all[i].image * 3 * c * plane;
+            for (long r = all[i].first; r < all[i].last; r++) parts[i].add_row(qk(r));
+        }
+    }
+    for (size_t i = 0; i < all.size(); i++) scores[all[i].image].add(parts[i]);
+    std::vector<Packed> mix;
+    for (long b = 0; b < batch; b++) {
+        scores[b].write(saved + b * scores[b].size());
+        mix.emplace_back(
+            mixing(layer.attention, scores[b].attention(layer.attention.temperature)).data(), c, c, c
+        );
+    }
+#pragma omp parallel
+    {
+        ImageRows v(c, height, width);
+        RowBuffer mixed(c, width);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < all.size(); i++) {
+            const long b = all[i].image;
+            v.image = qkv + (b * 3 + 2) * c * plane;
+            for (long r = all[i].first; r < all[i].last; r++) {
+                gemm(mix[b], v(r).matrix(), width, mixed[0], mixed.stride);
+                mixed.write(y + b * c * plane + r * width, plane, c);
+            }
+        }
+    }
+}
+
+inline void channel_mixing_backward(
+    const ChannelMixing& layer, const float* qkv, const double* saved, const float* dout, long batch, long height,
+    long width, float* dqkv, float* dtemperature
+) {
+    const int c = layer.attention.c();
+    const long plane = height * width;
+    std::vector<AttentionBackward> backward;
+    std::vector<double> temperature(layer.attention.heads);
+    Scores scores(layer.attention.heads, layer.attention.dim());
+    for (long b = 0; b < batch; b++) {
+        scores.read(saved + b * scores.size());
+        auto dm = outer_product(dout + b * c * plane, qkv + (b * 3 + 2) * c * plane, c, height, width);
+        backward.emplace_back(layer.attention, scores, dm);
+        add_to(temperature, backward.back().temperature);
+    }
+    write(temperature, dtemperature);
+    auto all = bands(batch, height);
+#pragma omp parallel
+    {
+        ImageRows qk(2 * c, height, width), d(c, height, width);
+        RowBuffer result(3 * c, width);
+#pragma omp for schedule(dynamic)
+        for (size_t i = 0; i < all.size(); i++) {
+            const long b = all[i].image;
+            qk.image = qkv + b * 3 * c * plane;
+            d.image = dout + b * c * plane;
+            for (long r = all[i].first; r < all[i].last; r++) {
+                backward[b].row(qk(r), d(r), result);
+                result.write(dqkv + b * 3 * c * plane + r * width, plane, 3 * c);
+            }
+        }
+    }
 }
 
 }  // namespace film

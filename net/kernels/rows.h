@@ -24,6 +24,9 @@ struct RowBuffer {
     void read(const float* image, long plane, int channels) {
         for (int c = 0; c < channels; c++) std::memcpy((*this)[c], image + c * plane, width * sizeof(float));
     }
+    void write(float* image, long plane, int channels) {
+        for (int c = 0; c < channels; c++) std::memcpy(image + c * plane, (*this)[c], width * sizeof(float));
+    }
     void clear_tail(int channel) {
         float* p = (*this)[channel];
         for (long i = width; i < nv * LANES; i++) p[i] = 0.0f;

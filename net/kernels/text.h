@@ -18,7 +18,8 @@ struct TextWeights {
     const float* value(int e) const { return in_weight + 2L * e * e; }
 };
 
-// Tokens handled at a time: their keys for one head and their scores fit the second-level cache.
+// Tokens handled at a time: their keys for one head and their scores fit the second-level cache; a whole number
+// of tiles.
 constexpr long BLOCK = 576;
 
 // What one image's attention needs of the whole: scaled queries and keys, transposed (channels in rows).

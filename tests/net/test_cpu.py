@@ -64,6 +64,14 @@ def test_channel_layer_norm(size, channels):
     assert_same(*without_bias, *inputs[:2], tolerance=1e-4)
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("channels", "heads"), [(32, 8), (6, 2)])
+def test_channel_mixing(size, channels, heads):
+    b, h, w = size
+    inputs = random(b, 3 * channels, h, w), random(heads, 1, 1) + 1
+    assert_same(cpu.channel_mixing, portable.channel_mixing, *inputs, tolerance=1e-4)
+
+
 @pytest.mark.parametrize("slope", [0.25, 0.0, -0.5])
 def test_prelu(slope):
     assert_same(cpu.prelu, portable.prelu, random(2, 3, 41, 17), np.array([slope], np.float32))
