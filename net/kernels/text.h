@@ -63,7 +63,7 @@ struct HeadAttention {
     unset_floats e;              // (room, ld)
     std::vector<double> weight;  // (room, blocks)
 
-    // For up to `room` queries at a time, a multiple of PANEL.
+    // For up to `room` queries at a time.
     HeadAttention(const TextShape& s, long room)
         : blocks((s.tokens + BLOCK - 1) / BLOCK), ld((vectors(s.tokens) | 1) * LANES), e(room * ld),
           weight(room * blocks) {}
@@ -245,7 +245,7 @@ inline void pooled_text_attention_backward(
         }
 #pragma omp parallel
         {
-            HeadAttention attention(s, vectors(s.queries) * LANES);
+            HeadAttention attention(s, s.queries);
             floats keys(s.tokens * vectors(d) * LANES);
 #pragma omp for schedule(dynamic)
             for (int h = 0; h < s.heads; h++) {
