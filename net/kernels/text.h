@@ -22,6 +22,22 @@ struct TextWeights {
 // of tiles.
 constexpr long BLOCK = 576;
 
+// Rows that fill whole vectors, as `outer_add` reads them: the matrix itself where they do, else a copy with zeros.
+struct WholeRows {
+    long ld;
+    floats copy;
+    const float* p;
+
+    WholeRows(const float* a, long count, long width) : ld(vectors(width) * LANES), p(a) {
+        if (ld == width) return;
+        copy.resize(count * ld);
+        for (long i = 0; i < count; i++) std::memcpy(&copy[i * ld], a + i * width, width * sizeof(float));
+        p = copy.data();
+    }
+    WholeRows(const WholeRows&) = delete;
+    const float* operator[](long row) const { return p + row * ld; }
+};
+
 // What one image's attention needs of the whole: scaled queries and keys, transposed (channels in rows).
 struct QueriesAndKeys {
     long ldq, ldk;
@@ -144,7 +160,7 @@ struct HeadAttention {
 struct Pooled {
     std::vector<double> tokens, values;
 
-    Pooled(const TextShape& s, const TextWeights& w, const float* tokens_, const floats& mean, long ldm)
+    Pooled(const TextShape& s, const TextWeights& w, const WholeRows& rows, const floats& mean, long ldm)
         : tokens((long)s.heads * s.width), values(s.width) {
         // One partial sum a thread, joined in the order of the threads: the same sum every time.
         std::vector<std::vector<double>> parts(omp_get_max_threads(), tokens);
@@ -154,8 +170,7 @@ struct Pooled {
 #pragma omp for schedule(static)
             for (long t = 0; t < s.tokens; t += BLOCK)
                 outer_add(
-                    &mean[t], ldm, s.heads, std::min(BLOCK, s.tokens - t), tokens_ + t * s.width, s.width, s.width,
-                    part.data()
+                    &mean[t], ldm, s.heads, std::min(BLOCK, s.tokens - t), rows[t], rows.ld, s.width, part.data()
                 );
         }
         for (auto& part : parts) add_to(tokens, part);
@@ -191,7 +206,7 @@ inline void pooled_text_attention(
                     attention.add_mean(s, count, &mean[h * ldm]);
                 }
         }
-        Pooled pooled(s, w, image_tokens, mean, ldm);
+        Pooled pooled(s, w, WholeRows(image_tokens, s.tokens, s.width), mean, ldm);
         for (int o = 0; o < s.width; o++) {
             double sum = w.out_bias[o];
             for (int i = 0; i < s.width; i++) sum += w.out_weight[(long)o * s.width + i] * pooled.values[i];
@@ -284,7 +299,8 @@ inline void pooled_text_attention_backward(
                 gemm(query, Strided{attention.e.data, attention.ld}, s.tokens, &dk[(long)h * d * qk.ldk], qk.ldk);
             }
         }
-        Pooled pooled(s, w, image_tokens, mean, ldm);
+        const WholeRows token_rows(image_tokens, s.tokens, e), text_rows(image_text, s.queries, e);
+        Pooled pooled(s, w, token_rows, mean, ldm);
         for (int j = 0; j < e; j++) {
             in_bias[2 * e + j] += dvalues[j];
             out_bias[j] += g[j];
@@ -308,7 +324,7 @@ inline void pooled_text_attention_backward(
                 gemm(key_back, Strided{&dk[t], qk.ldk}, n, block.data(), ld);
                 gemm(pooled_back, Strided{&mean[t], ldm}, n, block.data(), ld, true);
                 transpose(block.data(), ld, e, n, dtokens + t * e, e, false);
-                outer_add(&dk[t], qk.ldk, e, n, image_tokens + t * e, e, e, part.data());
+                outer_add(&dk[t], qk.ldk, e, n, token_rows[t], token_rows.ld, e, part.data());
             }
         }
         for (auto& part : dkey)
@@ -318,7 +334,7 @@ inline void pooled_text_attention_backward(
         floats dtext(e * qk.ldq);
         gemm(Packed(w.query(e), e, e, e, true), Strided{dq.data(), qk.ldq}, s.queries, dtext.data(), qk.ldq);
         transpose(dtext.data(), qk.ldq, e, s.queries, grads.text + b * s.queries * e, e, false);
-        outer_add(dq.data(), qk.ldq, e, s.queries, image_text, e, e, in_weight.data());
+        outer_add(dq.data(), qk.ldq, e, s.queries, text_rows[0], text_rows.ld, e, in_weight.data());
         for (int j = 0; j < e; j++)
             for (long l = 0; l < s.queries; l++) in_bias[j] += dq[j * qk.ldq + l];
     }

@@ -1,0 +1,102 @@
+// Every CPU kernel, forward and backward, on arrays of exactly the size it is told: a sanitizer sees what is touched
+// beyond them. Arguments: batch, height, width, channels, heads, queries.
+#include <cstdio>
+#include <cstdlib>
+
+#include "block.h"
+#include "merge.h"
+#include "parts.h"
+#include "resize.h"
+#include "text.h"
+using namespace film;
+
+// Values that differ, between -1 and 1.
+template <class T = float>
+struct Array {
+    T* p;
+    explicit Array(long n) : p((T*)malloc(n * sizeof(T))) {
+        for (long i = 0; i < n; i++) p[i] = (T)((i * 7919 % 2003) / 1001.0 - 1);
+    }
+    Array(const Array&) = delete;
+    ~Array() { free(p); }
+    operator T*() const { return p; }
+};
+
+int main(int, char** a) {
+    const long batch = atol(a[1]), height = atol(a[2]), width = atol(a[3]);
+    const int c = atoi(a[4]), heads = atoi(a[5]), queries = atoi(a[6]), hidden = 4 * c, out = c + 3;
+    const long plane = height * width, image = batch * plane;
+    Array<> x(image * c), y(image * c), dx(image * c), dy(image * c), v(image * c), between(image * c);
+    Array<> norm(c), norm_bias(c), dnorm(c), dnorm_bias(c);
+    {
+        Array<> qkv(3 * c * c), windows(3 * c * 9), temperature(heads), project(c * c);
+        Array<> dqkv(3 * c * c), dwindows(3 * c * 9), dtemperature(heads), dproject(c * c);
+        Array<> norm2(c), bias2(c), expand(2 * hidden * c), windows2(2 * hidden * 9), contract(c * hidden);
+        Array<> dnorm2(c), dbias2(c), dexpand(2 * hidden * c), dwindows2(2 * hidden * 9), dcontract(c * hidden);
+        Array<double> saved(batch * heads * (c / heads) * (c / heads + 2));
+        Block block{
+            {{c, 3 * c, norm, norm_bias, qkv, windows}, heads, temperature, project},
+            {{c, 2 * hidden, norm2, bias2, expand, windows2}, contract}
+        };
+        transformer_block(block, x, batch, height, width, y, v, saved);
+        transformer_block_backward(
+            block, x, v, saved, dy, batch, height, width,
+            {dx, dnorm, dnorm_bias, dqkv, dwindows, dtemperature, dproject},
+            {between, dnorm2, dbias2, dexpand, dwindows2, dcontract}
+        );
+        Array<> stacked(image * 3 * c), dstacked(image * 3 * c);
+        ChannelMixing mixing(c, heads, temperature);
+        channel_mixing(mixing, stacked, batch, height, width, y, saved);
+        channel_mixing_backward(mixing, stacked, saved, dy, batch, height, width, dstacked, dtemperature);
+    }
+    {
+        ConvShape s{c, out, batch, height, width}, back{out, c, batch, height, width};
+        Array<> wide(image * out), w1(out * c), w3(out * c * 9), bias(out), d1(out * c), d3(out * c * 9), dbias(out);
+        pointwise_conv(s, x, w1, bias, wide);
+        pointwise_conv(back, wide, w1, nullptr, dx, true);
+        pointwise_conv_weights(s, x, wide, d1, dbias);
+        conv3x3(s, x, w3, wide);
+        conv3x3_input(s, wide, w3, dx);
+        conv3x3_weights(s, x, wide, d3);
+    }
+    {
+        ConvShape s{c, 1, batch, height, width};
+        Array<> w(c * 9), bias(c), dw(c * 9), dbias(c), slope(1), dslope(1);
+        depthwise_conv3x3(s, x, w, bias, y);
+        depthwise_conv3x3(s, dy, w, nullptr, dx, true);
+        depthwise_conv3x3_weights(s, x, dy, dw, dbias);
+        channel_layer_norm(s, x, norm, norm_bias, y);
+        channel_layer_norm_backward(s, x, norm, true, dy, dx, dnorm, dnorm_bias);
+        prelu(x, 0.25f, image * c, y);
+        prelu_backward(x, 0.25f, dy, image * c, dx, dslope);
+        Array<> half(image * (c / 2)), dhalf(image * (c / 2)), even(image * (c / 2 * 2)), deven(image * (c / 2 * 2));
+        gated_gelu(even, batch, plane * (c / 2), half);
+        gated_gelu_backward(even, dhalf, batch, plane * (c / 2), deven);
+    }
+    {
+        Array<> g(image * c), dg(image * c), w2(c * c), b2(c), s2(1), w3(2 * c * c), b3(c), s3(1);
+        Array<> dw2(c * c), db2(c), ds2(1), dw3(2 * c * c), db3(c), ds3(1);
+        Merge m{c, w2, b2, s2, w3, b3, s3};
+        merge(m, x, g, batch, plane, y);
+        merge_backward(m, x, g, dy, batch, plane, {dx, dg, dw2, db2, ds2, dw3, db3, ds3});
+    }
+    {
+        const int e = 8 * c;
+        Array<> text(batch * queries * e), tokens(image * e), in(3 * e * e), in_bias(3 * e), w(e * e), b(e), pooled(batch * e);
+        Array<> dtext(batch * queries * e), dtokens(image * e), din(3 * e * e), din_bias(3 * e), dw(e * e), db(e);
+        TextShape s{batch, queries, plane, e, heads};
+        TextWeights weights{in, in_bias, w, b};
+        pooled_text_attention(s, weights, text, tokens, pooled);
+        pooled_text_attention_backward(s, weights, text, tokens, pooled, {dtext, dtokens, din, din_bias, dw, db});
+    }
+    {
+        const long h = height / 2 + 1, w = width * 3 / 2 + 1;
+        Array<> small(batch * h * w);
+        Array<int> rows(h), columns(w);
+        for (long i = 0; i < h; i++) rows[i] = i * height / h;
+        for (long i = 0; i < w; i++) columns[i] = i * width / w;
+        nearest_resize({batch, height, width, h, w}, x, rows, columns, small);
+        nearest_resize_backward({batch, height, width, h, w}, small, rows, columns, dx);
+    }
+    puts("whole");
+}
