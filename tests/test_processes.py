@@ -87,6 +87,7 @@ def data(tmp_path_factory) -> Path:
 
 
 @needs_mpi
+@pytest.mark.slow
 def test_two_processes_follow_the_losses_of_one(data):
     """Ten steps of two pairs: the log of 2 x 1 is that of 1 x 2 within 1e-4, also where Lp+SSIM is trained on."""
     options = ("--dataset_path", data / "x_train.h5", "--numepochs", 2, "--lr", 1e-4, "--loss_ssim", 0.1, "--seed", 3)
@@ -107,6 +108,7 @@ def test_two_processes_follow_the_losses_of_one(data):
 
 
 @needs_mpi
+@pytest.mark.slow
 def test_a_request_to_stop_reaches_all_and_the_run_can_be_resumed(data):
     """SIGUSR1 to mpirun: exit 138, a checkpoint of the last step in the log; two processes go on from it."""
     options = ("--dataset_path", data / "x_train.h5", "--numepochs", 1000, "--batch_size", 2)
