@@ -132,7 +132,8 @@ def test_a_request_to_stop_reaches_all_and_the_run_can_be_resumed(data):
 
 
 @needs_mpi
-@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
 def test_a_killed_process_ends_the_run(data, rank):
     root = data / f"killed_{rank}"
     write_h5(root / "two.h5", samples([(32, 48)] * 2))
