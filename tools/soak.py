@@ -32,13 +32,13 @@ from utils.log import parse_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (48, 64)
-# Epochs, images, and the share by which memory may grow. In a short run, that leaves room for the figures of nine
-# epochs (3 %), which Python frees together.
+# Epochs, images, and the share by which memory may grow. In a short run, that leaves room for the loss curves of nine
+# epochs (4 %): matplotlib's figures hold cycles, which Python's collector frees together.
 LONG = (200, 5000, 0.02)
 SHORT = (20, 60, 0.05)
-# By default glibc takes ever larger blocks from its heap. Holes then make it grow by anything from a third to a half
-# over some 12 to 25 steps, differently each time; nothing leaks. With a fixed threshold such blocks go back to the
-# system when they are freed, and what is seen is what the process holds: the same each time to 1 %.
+# By default glibc takes ever larger blocks from its heap. Holes then make it grow over the first tens of steps, in
+# eight trainings by 30 to 63 %; nothing leaks. With a fixed threshold such blocks go back to the system when they are
+# freed, and what is seen is what the process holds: the same in ten short runs to 3 %.
 FIXED_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
 # Samples of this share of a phase, from its start on, are warm-up: kernels are loaded, buffers reach their size.
 WARM_UP = 0.25
