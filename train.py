@@ -22,9 +22,9 @@ import numpy as np
 from tqdm import tqdm
 
 from utils import collective, processes
-from utils.arguments import HelpFormatter, add_device_options, not_negative, positive, positive_int
+from utils.arguments import HelpFormatter, add_device_options, not_negative, positive, positive_int, stage, weight_at
 from utils.errors import Stopped, UserError, run_command
-from utils.h5 import Batch, H5Dataset, Loader
+from utils.h5 import Augmentation, Batch, H5Dataset, Loader
 from utils.log import LogLine, eta_text
 
 if TYPE_CHECKING:
@@ -63,6 +63,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add("--gamma", type=positive, default=0.6, help="factor of the learning-rate schedule")
     add("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient part of the fusion loss")
+    add(
+        "--grad_stages",
+        type=stage,
+        nargs="+",
+        default=[],
+        metavar="EPOCH:WEIGHT",
+        help="change that weight in stages: 1:1 7:5 15:20 is 1 in the first six epochs, then 5, from epoch 15 on 20",
+    )
     add("--loss_ssim", type=not_negative, default=0, help="weight of the Lp+SSIM losses; they are logged at 0 too")
     add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
     add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
@@ -83,6 +91,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--keep", type=positive_int, metavar="N", help="keep only the N newest checkpoints of the run (default: all)")
     add("--seed", type=int, default=0, help="seed of the initial weights and of the order of the pairs")
     add("--no_shuffle", action="store_true", help="take the pairs in the order of the file")
+    add(
+        "--crop",
+        type=positive_int,
+        nargs=2,
+        default=[],
+        metavar=("H", "W"),
+        help="train on parts of this size, at random places",
+    )
+    add("--flip", action="store_true", help="mirror every second pair, at random, left to right")
     add("--skip_bad", action="store_true", help="read all pairs first, and train without the bad ones, which are named")
     add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in all")
     add_device_options(parser)
@@ -303,7 +320,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
     from utils.jittor_env import use_device
     from utils.run import CURVE_NAME
 
-    with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1) as dataset:
+    with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1 and not args.crop) as dataset:
         rank, batch_size = processes.rank(), args.batch_size * processes.count()
         if len(dataset) < batch_size:
             raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {batch_size}")
@@ -325,8 +342,10 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
             where = "" if checkpoint.run else "; it lies in no run's folder: a new one is made"
             print(f"goes on from {checkpoint.path}, {trainer.step} steps{where}")
         last = args.max_steps or math.inf
+        augmentation = Augmentation(tuple(args.crop), args.flip) if args.crop or args.flip else None
         with open_run(args, checkpoint, trainer) as run, stop.listening():
             while trainer.epoch < args.numepochs and trainer.step < last and not stop.due:
+                trainer.grad_weight = weight_at(trainer.epoch + 1, args.grad_stages, args.loss_grad_weight)
                 run.log_learning_rate(trainer.optimizer.lr, trainer.step + 1)
                 loader = Loader(
                     dataset,
@@ -336,6 +355,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
                     seed=args.seed,
                     epoch=trainer.epoch,
                     part=slice(rank * args.batch_size, (rank + 1) * args.batch_size),
+                    augmentation=augmentation,
                 )
                 finished = train_one_epoch(trainer, loader, run, args, stop)
                 if finished:
@@ -371,7 +391,9 @@ def options_of_run(
     for name, value in recorded.items():
         if name == "batch_size":
             value //= processes.count()
-        if value is not False:
+        if isinstance(value, list):
+            words += [f"--{name}", *map(str, value)]
+        elif value is not False:
             words.append(f"--{name}" if value is True else f"--{name}={value}")
     args = parser.parse_args([*words, *(sys.argv[1:] if argv is None else argv)])
     for name, value in settings_of(vars(args)).items():

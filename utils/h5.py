@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 from types import NoneType, TracebackType
@@ -61,6 +61,40 @@ class Batch:
     image_a: np.ndarray
     image_b: np.ndarray
     text: np.ndarray
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What a training does to its pairs at random, the same to both images of a pair.
+
+    Args:
+        crop: height and width of the part that is cut out, at a random place; empty for whole images.
+        flip: mirror every second pair, on average, left to right.
+    """
+
+    crop: tuple[int, int] | tuple[()] = ()
+    flip: bool = False
+
+    def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
+        """A sample with a part of its images.
+
+        Raises:
+            UserError: the images are smaller than the part.
+        """
+        height, width = sample.image_a.shape[1:]
+        part_height, part_width = self.crop or (height, width)
+        if part_height > height or part_width > width:
+            raise UserError(
+                f"{sample.name}: is {height}x{width}, smaller than --crop {part_height} {part_width}; "
+                "choose a smaller crop"
+            )
+        top, left = (int(random.integers(free + 1)) for free in (height - part_height, width - part_width))
+        step = -1 if self.flip and random.integers(2) else 1
+        a, b = (
+            np.ascontiguousarray(image[:, top : top + part_height, left : left + part_width][:, :, ::step])
+            for image in (sample.image_a, sample.image_b)
+        )
+        return replace(sample, image_a=a, image_b=b)
 
 
 def constant_image(sample: Sample) -> str | None:
@@ -273,8 +307,8 @@ class Loader:
     """The batches of an epoch; the next ones are read by a thread of their own while the caller computes.
 
     The order follows from `seed` and `epoch` alone. `part` is what is read of each batch: among several processes each
-    has its own part of one order. `waited` tells after an iteration for how many seconds the caller had to wait for
-    data.
+    has its own part of one order. `augmentation` is applied to each sample. `waited` tells after an iteration for how
+    many seconds the caller had to wait for data.
     """
 
     def __init__(
@@ -286,12 +320,15 @@ class Loader:
         seed: int = 0,
         epoch: int = 0,
         part: slice = WHOLE,
+        augmentation: Augmentation | None = None,
     ) -> None:
         self.dataset = dataset
         self.batch_size = batch_size
+        self.augmentation = augmentation
+        self._seed = [abs(seed), epoch]
         order = np.arange(len(dataset))
         if shuffle:
-            order = np.random.default_rng([abs(seed), epoch]).permutation(order)
+            order = np.random.default_rng(self._seed).permutation(order)
         end = len(order) // batch_size * batch_size if drop_last else len(order)
         self.batches = [order[i : i + batch_size][part] for i in range(0, end, batch_size)]
         self.waited = 0.0
@@ -338,10 +375,17 @@ class Loader:
             for indices in self.batches:
                 if stopped.is_set():
                     return
-                put(self._collate([self.dataset[i] for i in indices]))
+                put(self._collate([self._sample(int(i)) for i in indices]))
             put(None)
         except BaseException as error:  # it belongs to the thread that iterates
             put(error)
+
+    def _sample(self, index: int) -> Sample:
+        """A sample, augmented by what follows from seed, epoch and its place in the file alone."""
+        sample = self.dataset[index]
+        if self.augmentation is None:
+            return sample
+        return self.augmentation(sample, np.random.default_rng([*self._seed, index]))
 
     def _collate(self, samples: list[Sample]) -> Batch:
         first = samples[0]

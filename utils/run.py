@@ -35,12 +35,15 @@ SETTINGS = (
     "step_size",
     "gamma",
     "loss_grad_weight",
+    "grad_stages",
     "loss_ssim",
     "i2t_dim",
     "hidden_dim",
     "pretrain",
     "seed",
     "no_shuffle",
+    "crop",
+    "flip",
     "skip_bad",
 )
 # Kept too, but free to change.
@@ -48,8 +51,9 @@ LENGTH = "numepochs"
 _CHECKPOINT = re.compile(r"ckpt_(\d+)(?:_step_(\d+))?\.pkl")
 
 
-def settings_of(options: Mapping[str, Any]) -> dict[str, str | float]:
+def settings_of(options: Mapping[str, Any]) -> dict[str, str | float | list]:
     """The options that decide the losses: those that are set, paths whole; the batch is that of all processes."""
+    options = {"grad_stages": [], "crop": [], "flip": False, **options}  # runs of earlier versions know none of these
     settings = {name: _plain(options[name]) for name in SETTINGS if options.get(name) is not None}
     return settings | {"batch_size": options["batch_size"] * options.get("processes", 1)}
 
@@ -72,12 +76,16 @@ class Checkpoint:
         return folder if self.path.absolute().parent.name == "model" and (folder / OPTIONS_NAME).is_file() else None
 
     @property
-    def options(self) -> dict[str, str | float]:
+    def options(self) -> dict[str, str | float | list]:
         """The options that its training goes on with; in a file of an earlier version of this code only the seed."""
         options = self.state.get("options", self.state)
         if not isinstance(options, Mapping):
             return {}
-        return {name: options[name] for name in (*SETTINGS, LENGTH) if isinstance(options.get(name), str | int | float)}
+        return {
+            name: options[name]
+            for name in (*SETTINGS, LENGTH)
+            if isinstance(options.get(name), str | int | float | list)
+        }
 
 
 def newest_checkpoint(root: Path, settings: Mapping[str, Any]) -> Checkpoint | None:

@@ -12,7 +12,7 @@ import pytest
 
 from net.shapes import TEXT_SHAPE
 from utils.errors import UserError
-from utils.h5 import H5Dataset, Loader, Sample, write_h5
+from utils.h5 import Augmentation, H5Dataset, Loader, Sample, write_h5
 
 
 def sample(name: str, size: tuple[int, int] = (4, 6), value: float = 0.0) -> Sample:
@@ -304,3 +304,34 @@ def test_leaving_early_ends_the_reader(tmp_path):
         next(batches)
         batches.close()
     assert threading.active_count() == before
+
+
+def test_augmentation_cuts_the_same_part_of_both_images_and_repeats_itself(tmp_path):
+    """Image A holds each pixel's number, B the number plus 1000: what is cut out tells where it was."""
+    numbers = np.arange(6 * 8, dtype=np.float32).reshape(1, 6, 8)
+    text = np.zeros(TEXT_SHAPE, np.float32)
+    write_h5(tmp_path / "x.h5", [Sample(f"{i:02d}", numbers, numbers + 1000, text) for i in range(40)])
+
+    def parts(epoch: int) -> np.ndarray:
+        cut = Augmentation((3, 4), flip=True)
+        loader = Loader(dataset, 4, shuffle=False, drop_last=True, seed=1, epoch=epoch, augmentation=cut)
+        batches = list(loader)
+        assert all((batch.image_b == batch.image_a + 1000).all() for batch in batches)
+        return np.concatenate([batch.image_a[:, 0] for batch in batches])
+
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        first = parts(0)
+        assert np.array_equal(first, parts(0))
+        assert not np.array_equal(first, parts(1))
+        whole = next(iter(Loader(dataset, 4, False, True, augmentation=Augmentation(flip=True)))).image_a
+        assert {tuple(row) for row in whole[:, 0, 0]} <= {tuple(range(8)), tuple(range(7, -1, -1))}
+        with pytest.raises(UserError, match=r"00: is 6x8, smaller than --crop 7 4"):
+            next(iter(Loader(dataset, 4, False, True, augmentation=Augmentation((7, 4)))))
+    assert first.shape == (40, 3, 4)
+    for part in first:
+        rising = part if part[0, 0] < part[0, 1] else part[:, ::-1]
+        top, left = divmod(int(rising[0, 0]), 8)
+        assert np.array_equal(rising, numbers[0, top : top + 3, left : left + 4])
+    corners = {(int(part.min()), part[0, 0] < part[0, 1]) for part in first}
+    assert len({corner for corner, _ in corners}) > 8  # of 20 places
+    assert {rises for _, rises in corners} == {True, False}
