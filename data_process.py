@@ -16,15 +16,15 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.arguments import HelpFormatter
 from utils.captions import CAPTIONERS, Captioner, write_captions
 from utils.datasets import MODES, TASKS, Pair
 from utils.encoders import FAMILIES, text_features
-from utils.errors import UserError, run_command
 from utils.h5 import Sample, constant_image, write_h5
 from utils.images import read_gray, require_one_size, to_training_size
 from utils.layouts import add_source_options, find_source
-from utils.parallel import map_ahead
+from utils.runtime.cli import HelpFormatter
+from utils.runtime.errors import UserError, run_command
+from utils.runtime.threads import map_ahead
 from utils.text import TextFeatures
 
 logger = logging.getLogger(__name__)

@@ -20,16 +20,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.arguments import add_device_options
 from utils.captions import SIDES
 from utils.colour import write_coloured
 from utils.datasets import TASKS, Pair
 from utils.encoders import EncodedText
-from utils.errors import UserError, run_command
 from utils.fusion import checkpoint_path, fuse, load_net
 from utils.images import read_gray, require_one_size, stretch_to_uint8, to_one_size, write_png
 from utils.layouts import match_folders, pair_of
-from utils.parallel import map_ahead
+from utils.runtime.cli import add_device_options
+from utils.runtime.errors import UserError, run_command
+from utils.runtime.threads import map_ahead
 from utils.text import FeatureFiles, read_paragraph
 
 NEUTRAL = "The {} and the {} of the same scene."
@@ -158,7 +158,7 @@ def fuse_files(args: argparse.Namespace) -> None:
         read_images(jobs[0].pair, args.resize)
     feature = features_of([job.pair for job in jobs], args)
 
-    from utils.jittor_env import use_device
+    from utils.runtime.jittor_env import use_device
 
     print(use_device(args.device, args.tf32))
     net = load_net(path)

@@ -19,16 +19,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils import collective, processes
-from utils.arguments import HelpFormatter, add_device_options
 from utils.colour import write_coloured
 from utils.datasets import TASKS, Pair
-from utils.errors import UserError, run_command
 from utils.fusion import checkpoint_path, fuse, load_net
 from utils.h5 import H5Dataset, Loader, Sample
 from utils.images import read_bgr, read_gray, stretch_to_uint8, write_png
 from utils.layouts import add_source_options, find_source
-from utils.parallel import map_ahead
+from utils.runtime import collective, processes
+from utils.runtime.cli import HelpFormatter, add_device_options
+from utils.runtime.errors import UserError, run_command
+from utils.runtime.threads import map_ahead
 
 if TYPE_CHECKING:
     from net.Film import Net
@@ -193,8 +193,8 @@ def test(args: argparse.Namespace) -> None:
         pairs = image_files(dataset, find_source(args, "test").pairs) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)
         from utils.evaluation import mean_row
-        from utils.jittor_env import use_device
         from utils.metrics import format_table
+        from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))
         if line := processes.describe():

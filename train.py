@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from utils import collective, processes
-from utils.arguments import HelpFormatter, add_device_options, not_negative, positive, positive_int, stage, weight_at
-from utils.errors import Stopped, UserError, run_command
 from utils.h5 import Augmentation, Batch, H5Dataset, Loader
 from utils.log import LogLine, eta_text
+from utils.runtime import collective, processes
+from utils.runtime.cli import HelpFormatter, add_device_options, not_negative, positive, positive_int, stage, weight_at
+from utils.runtime.errors import Stopped, UserError, run_command
 
 if TYPE_CHECKING:
     from net.Film import Net
-    from utils.jittor_env import jt
     from utils.optim import Adam, StepLR
     from utils.run import Checkpoint, RunFolder
+    from utils.runtime.jittor_env import jt
 
 ROOT = Path(__file__).resolve().parent
 CODE_OF_A_RUN = (ROOT / "train.py", ROOT / "net", ROOT / "utils")
@@ -131,8 +131,8 @@ class Trainer:
         Raises:
             UserError: the loss is not finite; the weights are then those before the step.
         """
-        from utils.jittor_env import jt
         from utils.losses import fusion_loss, lp_ssim
+        from utils.runtime.jittor_env import jt
 
         a, b, text = jt.array(batch.image_a), jt.array(batch.image_b), jt.array(batch.text)
         fused = self.net(a, b, text)
@@ -187,8 +187,8 @@ def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Tr
     """Network, optimizer and schedule as the options ask, or as they were at `checkpoint`."""
     from net.Film import Net
     from utils.checkpoint import load_weights, read_checkpoint, weights_of
-    from utils.jittor_env import jt
     from utils.optim import Adam, StepLR
+    from utils.runtime.jittor_env import jt
 
     jt.set_global_seed(abs(args.seed), different_seed_for_mpi=False)
     net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
@@ -255,7 +255,7 @@ def train_one_epoch(
     trainer: Trainer, loader: Loader, run: RunFolder, args: argparse.Namespace, stop: _StopRequest
 ) -> bool:
     """Train the epoch that `trainer` is in, from the step it is at; log every step. Returns whether it was finished."""
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     batches = len(loader)
     done = trainer.step - trainer.epoch * batches
@@ -317,8 +317,8 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         UserError: bad data, a checkpoint that does not fit, a loss that is not finite.
         Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the step just made is written.
     """
-    from utils.jittor_env import use_device
     from utils.run import CURVE_NAME
+    from utils.runtime.jittor_env import use_device
 
     with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1 and not args.crop) as dataset:
         rank, batch_size = processes.rank(), args.batch_size * processes.count()

@@ -12,7 +12,7 @@ from net import primitives
 from net.layers import Conv3x3, PointwiseConv, PReLU, uniform_parameter
 from net.restormer import TransformerBlock
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from utils.jittor_env import jt
+from utils.runtime.jittor_env import jt
 
 # What official checkpoints call the parts of a guidance stage, for image A and for image B.
 OFFICIAL_NAMES = {

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 from net.portable import nearest_indices
-from utils.jittor_env import jt
+from utils.runtime.jittor_env import jt
 
 KERNELS = Path(__file__).resolve().parent / "kernels"
 

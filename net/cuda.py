@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from net.cpu import KERNELS, kernel_header
 from net.portable import nearest_indices
-from utils.jittor_env import jt
+from utils.runtime.jittor_env import jt
 
 
 def _call(file: str, source: str, inputs: Sequence[jt.Var], shapes: Sequence[Sequence[int]]) -> list[jt.Var]:

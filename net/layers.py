@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from net import primitives
-from utils.jittor_env import jt
+from utils.runtime.jittor_env import jt
 
 
 def uniform_parameter(shape: tuple[int, ...], bound: float) -> jt.Var:

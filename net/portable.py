@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from utils.jittor_env import jt
+from utils.runtime.jittor_env import jt
 
 NORM_EPS = 1e-12
 LAYER_NORM_EPS = 1e-5

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 
 from net import cpu, cuda, portable
-from utils.jittor_env import jt
+from utils.runtime.jittor_env import jt
 
 _settings = {"kernels": os.environ.get("FILM_PORTABLE", "0") != "1"}
 

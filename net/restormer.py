@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from net import cpu, primitives
 from net.layers import DepthwiseConv3x3, PointwiseConv
-from utils.jittor_env import jt
+from utils.runtime.jittor_env import jt
 
 LAYER_NORMS = ("WithBias", "BiasFree")
 

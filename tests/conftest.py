@@ -23,7 +23,7 @@ TEST_DEVICE = os.environ.get("FILM_TEST_DEVICE")
 def device() -> None:
     """Compute on $FILM_TEST_DEVICE, where it is set; a device that cannot be had fails every test."""
     if TEST_DEVICE:
-        from utils.jittor_env import use_device
+        from utils.runtime.jittor_env import use_device
 
         print(use_device(TEST_DEVICE))
 
@@ -33,7 +33,7 @@ def same_device() -> Iterator[None]:
     """Go back to $FILM_TEST_DEVICE after a test that chose another."""
     yield
     if TEST_DEVICE:
-        from utils.jittor_env import use_device
+        from utils.runtime.jittor_env import use_device
 
         use_device(TEST_DEVICE)
 

@@ -49,7 +49,7 @@ def place(tmp_path_factory) -> Path:
     """Weights, two folders of two pairs (gray and in colour, one name with spaces and dots), features beside them."""
     from net.Film import Net
     from utils.checkpoint import save_checkpoint, weights_of_net
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     folder = tmp_path_factory.mktemp("fuse")
     jt.set_global_seed(0)

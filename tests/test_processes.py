@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
-from utils import processes
 from utils.checkpoint import read_checkpoint
-from utils.errors import UserError
 from utils.h5 import Sample, write_h5
 from utils.log import read_log
+from utils.runtime import processes
+from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 MPIRUN = ("mpirun", "-np", "2", "--oversubscribe", "--allow-run-as-root", "--bind-to", "none")

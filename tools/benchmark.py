@@ -34,7 +34,7 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from utils.errors import UserError, run_command
+from utils.runtime.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 INFERENCE_SIZES = (STAGE_SIZE, (480, 640))
@@ -55,7 +55,7 @@ def random_inputs(batch: int, height: int, width: int) -> tuple[np.ndarray, np.n
 
 def jittor_inference(height: int, width: int, threads: int) -> Run:
     from net.Film import Net
-    from utils.jittor_env import jt, use_device
+    from utils.runtime.jittor_env import jt, use_device
 
     use_device("cpu")
     net, inputs = Net(), random_inputs(1, height, width)
@@ -69,9 +69,9 @@ def jittor_inference(height: int, width: int, threads: int) -> Run:
 
 def jittor_training(height: int, width: int, threads: int) -> Run:
     from net.Film import Net
-    from utils.jittor_env import jt, use_device
     from utils.losses import fusion_loss
     from utils.optim import Adam
+    from utils.runtime.jittor_env import jt, use_device
 
     use_device("cpu")
     net = Net()
@@ -312,7 +312,7 @@ def new_sizes(threads: int, count: int) -> None:
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from net.Film import Net
-    from utils.jittor_env import jt, use_device
+    from utils.runtime.jittor_env import jt, use_device
 
     use_device("cpu")
     net = Net()
@@ -343,9 +343,9 @@ def waiting_for_data(threads: int, steps: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from net.Film import Net
     from utils.h5 import H5Dataset, Loader, Sample, write_h5
-    from utils.jittor_env import jt, use_device
     from utils.losses import fusion_loss
     from utils.optim import Adam
+    from utils.runtime.jittor_env import jt, use_device
 
     use_device("cpu")
     net = Net()

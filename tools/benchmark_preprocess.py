@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from utils.errors import UserError, run_command
+from utils.runtime.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 480, 640

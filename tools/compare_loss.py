@@ -18,9 +18,9 @@ from operator import attrgetter
 from pathlib import Path
 
 from utils.curves import LOSSES, SUFFIXES, draw_losses, epoch_means
-from utils.errors import UserError, run_command
-from utils.files import atomic_path
 from utils.log import LogLine, read_log
+from utils.runtime.errors import UserError, run_command
+from utils.runtime.files import atomic_path
 
 Value = Callable[[LogLine], float]
 Step = tuple[int, int, int]

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.errors import UserError, run_command
+from utils.runtime.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "Sample"

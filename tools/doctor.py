@@ -29,8 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from utils import cuda
-from utils.errors import run_command
+from utils.runtime import cuda
+from utils.runtime.errors import run_command
 
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
 PYTHONS = ((3, 10), (3, 12))
@@ -259,7 +259,7 @@ def best_time(compute: Callable[[], Any], repeats: int = 4) -> float:
 
     `compute` gives a Var or several; a new one each time, since Jittor computes a Var once.
     """
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     best = float("inf")
     for repeat in range(repeats + 1):
@@ -274,7 +274,7 @@ def best_time(compute: Callable[[], Any], repeats: int = 4) -> float:
 
 def gpu_yardstick() -> Yardstick:
     """A matrix product of 4096 and y = x + 1 over 256 MiB, by Jittor."""
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     n = 4096
     a, x = jt.ones((n, n)), jt.ones((1 << 26,))
@@ -302,7 +302,7 @@ def kernels() -> list[Kernel]:
     from net import primitives
     from net.restormer import TransformerBlock
     from net.shapes import STAGE_SIZE
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     n, dim, hidden = 1024, 32, 128
     pixels = STAGE_SIZE[0] * STAGE_SIZE[1]
@@ -361,7 +361,7 @@ SIMD = {"avx512f": "__AVX512F__", "avx2": "__AVX2__"}  # /proc/cpuinfo -> the co
 
 def circumstances(share: float) -> Circumstances:
     """Look around, with Jittor up."""
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", cpuinfo.read_text())) if cpuinfo.is_file() else set()
@@ -413,7 +413,7 @@ def judge(kernel: Kernel, seconds: float, yardstick: Yardstick, seen: Circumstan
 
 def check_speed(device: str) -> Iterator[Finding]:
     """Bring Jittor up, then time the kernels."""
-    from utils.jittor_env import jt, use_device
+    from utils.runtime.jittor_env import jt, use_device
 
     yield Finding("Jittor starts", OK, use_device(device))
     yardstick = gpu_yardstick() if jt.flags.use_cuda else cpu_yardstick()

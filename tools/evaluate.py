@@ -19,7 +19,6 @@ if not __package__:  # run as `python tools/evaluate.py`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.datasets import MODES, TASKS, find_pairs
-from utils.errors import UserError, run_command
 from utils.evaluation import (
     evaluate_files,
     find_fused,
@@ -30,6 +29,7 @@ from utils.evaluation import (
     write_json,
 )
 from utils.metrics import format_table
+from utils.runtime.errors import UserError, run_command
 
 
 def method_folder(text: str) -> tuple[str, Path]:

@@ -29,8 +29,8 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.encoders import TextEncoder
-from utils.errors import UserError, run_command
-from utils.files import atomic_path
+from utils.runtime.errors import UserError, run_command
+from utils.runtime.files import atomic_path
 from utils.text import read_paragraph
 
 DATASET = "Sample"

@@ -25,10 +25,10 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
-from utils.arguments import HelpFormatter
-from utils.errors import UserError, run_command
 from utils.h5 import GROUPS, Sample, write_h5
 from utils.log import parse_lines
+from utils.runtime.cli import HelpFormatter
+from utils.runtime.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (48, 64)

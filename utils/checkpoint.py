@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.errors import UserError
-from utils.files import atomic_path
 from utils.plain_pickle import MAX_BYTES, PlainUnpickler, Refused, Storage
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path
 
 if TYPE_CHECKING:
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
 # `jt.save` ends a file with the SHA-1 of the pickle and this mark.
 JITTOR_MARK = b"HCAJSLHD"
@@ -34,7 +34,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     with atomic_path(path) as temporary:
         jt.save(dict(state), str(temporary))

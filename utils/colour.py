@@ -7,8 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.errors import UserError
 from utils.images import read_bgr, write_png
+from utils.runtime.errors import UserError
 
 
 def chroma(bgr: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from utils.files import atomic_path
+from utils.runtime.files import atomic_path
 
 PAIR_HEIGHT = 2.6  # inches
 PAGE_WIDTH = 11.0

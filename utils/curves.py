@@ -12,9 +12,9 @@ from statistics import fmean
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from utils.errors import UserError
-from utils.files import atomic_path
 from utils.log import LogLine
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path
 
 # The fields of a log line that are drawn and compared, with what a person calls them.
 LOSSES = {

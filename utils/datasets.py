@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.errors import UserError
-from utils.files import is_leftover, require_inside, require_plain_name
+from utils.runtime.errors import UserError
+from utils.runtime.files import is_leftover, require_inside, require_plain_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MODES = ("train", "test")

@@ -24,9 +24,9 @@ from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
 from utils.datasets import Pair
-from utils.errors import UserError
-from utils.files import atomic_path
-from utils.parallel import map_ahead
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path
+from utils.runtime.threads import map_ahead
 from utils.text import FEATURE_SHAPE, FeatureFiles, TextFeatures, read_paragraph
 
 if TYPE_CHECKING:

@@ -16,10 +16,10 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.datasets import ImageFolder, read_list, stem
-from utils.errors import UserError
-from utils.files import atomic_path
 from utils.images import read_gray
 from utils.metrics import METRICS, evaluate_pair
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 if TYPE_CHECKING:
     from net.Film import Net
@@ -53,7 +53,7 @@ def fuse(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -
     Raises:
         UserError: the result is not finite.
     """
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     with jt.no_grad():
         fused = net(*map(jt.array, (image_a, image_b, text))).numpy()[0, 0]

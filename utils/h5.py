@@ -25,9 +25,9 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
-from utils.errors import UserError
-from utils.files import atomic_path, require_plain_name
-from utils.processes import share
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path, require_plain_name
+from utils.runtime.processes import share
 
 logger = logging.getLogger(__name__)
 

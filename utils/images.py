@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 
 from net.shapes import STAGE_SIZE
-from utils.errors import UserError
-from utils.files import atomic_path
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path
 
 PNG_MARK, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND"
 

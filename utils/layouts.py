@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from utils.datasets import IMAGE_SUFFIXES, TASKS, ImageFolder, Pair, find_pairs, read_list, stem
-from utils.errors import UserError
-from utils.files import is_leftover, require_inside
+from utils.runtime.errors import UserError
+from utils.runtime.files import is_leftover, require_inside
 
 SPLITS = Path(__file__).resolve().parent / "splits"
 NAMES_SHOWN = 5

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-from utils.errors import UserError
-from utils.files import naming
+from utils.runtime.errors import UserError
+from utils.runtime.files import naming
 
 logger = logging.getLogger(__name__)
 

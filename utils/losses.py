@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.collective import sum_over_all
-from utils.jittor_env import jt
+from utils.runtime.collective import sum_over_all
+from utils.runtime.jittor_env import jt
 
 SOBEL_X = ((-1, 0, 1), (-2, 0, 2), (-1, 0, 1))
 SOBEL_Y = ((1, 2, 1), (0, 0, 0), (-1, -2, -1))

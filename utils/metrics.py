@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from utils.parallel import keep_freed_memory
+from utils.runtime.threads import keep_freed_memory
 
 Image = NDArray[np.float64]
 

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 
-from utils.collective import mean_of_gradients
-from utils.jittor_env import jt
+from utils.runtime.collective import mean_of_gradients
+from utils.runtime.jittor_env import jt
 
 
 class Adam(jt.optim.Optimizer):

@@ -22,8 +22,8 @@ from scipy.stats import rankdata
 from tqdm import tqdm
 
 from utils.contact_sheet import Row
-from utils.files import atomic_path
-from utils.parallel import map_ahead
+from utils.runtime.files import atomic_path
+from utils.runtime.threads import map_ahead
 
 PARTS = Path(__file__).resolve().parent / "report_page"
 # The images of a page together; base64 makes a third more of it. Browsers open that from a file in about a second.

@@ -10,7 +10,7 @@ import numpy as np
 
 from net.shapes import TEXT_SHAPE
 from utils.datasets import Pair
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 FEATURE_SHAPE = (1, *TEXT_SHAPE)
 

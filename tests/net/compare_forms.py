@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from utils.jittor_env import jt
+from utils.runtime.jittor_env import jt
 
 # batch, height, width: odd, one pixel wide, one pixel high, wider than a chunk of pixels, fewer rows than threads
 SIZES = [(2, 13, 37), (1, 9, 1), (3, 1, 20), (1, 3, 700), (1, 1, 1)]

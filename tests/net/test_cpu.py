@@ -6,12 +6,12 @@ import os
 
 import numpy as np
 import pytest
-from compare_forms import SIZES, assert_same, random
 from scipy.special import ndtr
 
 from net import cpu, portable, primitives
 from net.restormer import TransformerBlock
-from utils.jittor_env import jt
+from tests.net.compare_forms import SIZES, assert_same, random
+from utils.runtime.jittor_env import jt
 
 pytestmark = pytest.mark.skipif(os.environ.get("FILM_TEST_DEVICE") == "cuda", reason="kernels of the CPU")
 

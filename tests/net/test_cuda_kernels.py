@@ -8,10 +8,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from compare_forms import SIZES, assert_same, random
 
 from net import cuda, portable, primitives
-from utils.jittor_env import jt
+from tests.net.compare_forms import SIZES, assert_same, random
+from utils.runtime.jittor_env import jt
 
 
 @pytest.mark.parametrize("size", SIZES)

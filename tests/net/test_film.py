@@ -12,8 +12,8 @@ from net.Film import Net
 from net.portable import nearest_indices
 from net.restormer import TransformerBlock
 from utils.checkpoint import load_weights
-from utils.jittor_env import jt
 from utils.losses import fusion_loss
+from utils.runtime.jittor_env import jt
 
 # Differences between this network and the official one, as the README states them.
 OUTPUT_TOLERANCE = 1e-5

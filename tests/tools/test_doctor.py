@@ -12,8 +12,8 @@ import pytest
 
 from tools import doctor
 from tools.doctor import FAIL, NOTE, OK, SLOW, Circumstances, Finding, Kernel, Yardstick, examine, judge, likely_cause
-from utils import cuda
-from utils.cuda import Cuda, Gpu
+from utils.runtime import cuda
+from utils.runtime.cuda import Cuda, Gpu
 
 
 def states(check) -> dict[str, str]:

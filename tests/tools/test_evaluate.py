@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tools.evaluate import main
-from utils.errors import UserError, run_command
 from utils.metrics import METRICS, evaluate_pair
+from utils.runtime.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("x", "y", "z")

@@ -12,7 +12,7 @@ import pytest
 from net.shapes import TEXT_SHAPE
 from tools import make_sample
 from tools.make_sample import DATASET, TASKS, Exposure, Focus, Infrared
-from utils.errors import run_command
+from utils.runtime.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[2] / "VLFDataset"
 PAIRS = [pytest.param(name, pair, id=f"{name}-{pair.name}") for name, task in TASKS.items() for pair in task.pairs]

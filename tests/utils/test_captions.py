@@ -14,7 +14,7 @@ import pytest
 
 from utils.captions import CAPTIONERS, SIDES, Captioner, compose, write_captions
 from utils.datasets import TASKS, Pair, find_pairs
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")

@@ -19,8 +19,8 @@ from utils.checkpoint import (
     weights_of,
     weights_of_net,
 )
-from utils.errors import UserError
-from utils.jittor_env import jt
+from utils.runtime.errors import UserError
+from utils.runtime.jittor_env import jt
 
 
 class Two(jt.nn.Module):

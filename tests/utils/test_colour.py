@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from utils.colour import chroma, colourise, is_coloured, mix_chroma, write_coloured
-from utils.errors import UserError
 from utils.images import write_png
+from utils.runtime.errors import UserError
 
 
 def plain(*bgr: int) -> np.ndarray:

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from utils.curves import draw_losses, epoch_means
-from utils.errors import UserError
 from utils.log import LogLine
+from utils.runtime.errors import UserError
 
 
 def step(epoch: int, batch: int, loss: float, fusion: float | None = None) -> LogLine:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from utils.datasets import TASKS, find_pairs, read_list
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 
 def make(root: Path, listed: str, files: dict[str, list[str]], task: str = "IVF", dataset: str = "Set") -> None:

@@ -18,7 +18,7 @@ import pytest
 from utils import encoders
 from utils.datasets import Pair
 from utils.encoders import EncodedText, TextEncoder, load_pretrained, text_features
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 from utils.text import FeatureFiles
 
 torch = pytest.importorskip("torch")

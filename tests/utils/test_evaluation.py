@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.errors import UserError
 from utils.evaluation import (
     PUBLISHED,
     evaluate_files,
@@ -20,6 +19,7 @@ from utils.evaluation import (
     write_json,
 )
 from utils.metrics import METRICS, TABLE_METRICS, evaluate_pair
+from utils.runtime.errors import UserError
 
 NAMES = ("b", "a.1", "c")  # not in alphabetical order, and one with a dot
 

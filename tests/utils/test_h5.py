@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
-from utils.errors import UserError
 from utils.h5 import Augmentation, H5Dataset, Loader, Sample, write_h5
+from utils.runtime.errors import UserError
 
 
 def sample(name: str, size: tuple[int, int] = (4, 6), value: float = 0.0) -> Sample:

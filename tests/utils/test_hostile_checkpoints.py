@@ -25,7 +25,7 @@ import pytest
 import torch
 
 from utils.checkpoint import JITTOR_MARK, read_checkpoint
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 ARRAY = np.arange(120, dtype=np.float32).reshape(8, 15)
@@ -321,7 +321,7 @@ import resource, sys, time
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
 from utils.checkpoint import read_checkpoint
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 for path in sorted(Path(sys.argv[1]).iterdir()):
     started = time.perf_counter()
     try:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.errors import UserError
 from utils.images import read_gray, side_by_side, stretch_to_uint8, to_training_size, write_png
+from utils.runtime.errors import UserError
 
 
 def colour(height: int, width: int, seed: int = 0) -> np.ndarray:

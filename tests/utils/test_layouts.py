@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from utils.datasets import read_list
-from utils.errors import UserError
 from utils.layouts import SPLITS, Selection, find_folders, find_raw
+from utils.runtime.errors import UserError
 
 
 def touch(folder: Path, *paths: str) -> Path:

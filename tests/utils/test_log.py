@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.errors import UserError
 from utils.log import LogFile, LogLine, eta_text, format_line, format_total_time, parse_lines, read_log
+from utils.runtime.errors import UserError
 
 GOLDEN_LOG = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "log_official_150pairs.txt"
 

@@ -21,9 +21,9 @@ import pytest
 
 from utils import report
 from utils.contact_sheet import Row
-from utils.errors import UserError
 from utils.metrics import TABLE_METRICS
 from utils.report import both_ends_first, compress, mean_ranks, write_report
+from utils.runtime.errors import UserError
 
 HEIGHT, WIDTH = 60, 80
 # The gray of each quadrant, from the upper left on, by column. All differ, so a pixel tells what is shown where.

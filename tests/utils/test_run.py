@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from utils.checkpoint import read_checkpoint
-from utils.errors import UserError
-from utils.files import is_leftover
 from utils.log import LogLine, read_log
 from utils.run import RunFolder, make_run_folder, newest_checkpoint, settings_of
+from utils.runtime.errors import UserError
+from utils.runtime.files import is_leftover
 
 OPTIONS = {
     "dataset_path": Path("x.h5"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.datasets import Pair
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 from utils.text import FEATURE_SHAPE, FeatureFiles, read_paragraph
 
 

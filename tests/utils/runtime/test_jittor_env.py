@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from utils import jittor_env
-from utils.errors import UserError
-from utils.jittor_env import ONEDNN_FOLDER, ONEDNN_PARTS, jt, link_onednn, use_device
+from utils.runtime import jittor_env
+from utils.runtime.errors import UserError
+from utils.runtime.jittor_env import ONEDNN_FOLDER, ONEDNN_PARTS, jt, link_onednn, use_device
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 needs_wheels = pytest.mark.skipif(
     jittor_env._file_of("onednn-cpu-gomp", "libdnnl.so.2") is None, reason="no oneDNN wheels for this platform"
 )
@@ -80,8 +80,8 @@ def test_unknown_device_is_an_error():
 
 def test_no_compiler_is_one_line(tmp_path):
     code = (
-        "from utils.errors import run_command\n"
-        "def main(argv):\n    import utils.jittor_env\n"
+        "from utils.runtime.errors import run_command\n"
+        "def main(argv):\n    import utils.runtime.jittor_env\n"
         "raise SystemExit(run_command(main))"
     )
     # Jittor, already up in this process, has left its compiler in the environment.
@@ -92,7 +92,8 @@ def test_no_compiler_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "order", ["import torch; from utils.jittor_env import jt", "from utils.jittor_env import jt; import torch"]
+    "order",
+    ["import torch; from utils.runtime.jittor_env import jt", "from utils.runtime.jittor_env import jt; import torch"],
 )
 def test_torch_and_jittor_share_a_process_and_chatter_is_off(order):
     code = f"{order}\nprint(torch.ones(3, 3).matmul(torch.ones(3, 3)).sum().item(), jt.ones((3, 3)).sum().item())"
@@ -104,7 +105,7 @@ def test_torch_and_jittor_share_a_process_and_chatter_is_off(order):
 
 def test_ctrl_c_raises_keyboard_interrupt():
     code = (
-        "from utils.jittor_env import jt\nimport os, signal\n"
+        "from utils.runtime.jittor_env import jt\nimport os, signal\n"
         "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    [None for _ in range(10**6)]\n"
         "except KeyboardInterrupt:\n    print('caught')"
     )

@@ -59,7 +59,7 @@ def _at_least(value: float, least: float) -> float:
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """--device and --tf32, the arguments of `utils.jittor_env.use_device`."""
+    """--device and --tf32, the arguments of `utils.runtime.jittor_env.use_device`."""
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),

@@ -1,7 +1,7 @@
 """Several processes that work together: ``mpirun -np N python train.py ...`` (Jittor's MPI, which is OpenMPI's).
 
 Process 0 speaks and writes for all. Without mpirun there is one process, and everything here does nothing. What they
-tell each other is in `utils.collective`; this module needs nothing but Python.
+tell each other is in `utils.runtime.collective`; this module needs nothing but Python.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 # How long a process that fails lets process 0, which most often fails of the same, speak first.
 PRECEDENCE_SECONDS = 2.0

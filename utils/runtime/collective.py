@@ -1,4 +1,4 @@
-"""What several processes (`utils.processes`) compute together, through Jittor's MPI. One process has it at once.
+"""What several processes (`utils.runtime.processes`) compute together, through Jittor's MPI. One process has it at once.
 
 Every process must make the same calls in the same order: each waits for all. Each is computed at once and not lazily,
 because Jittor might run two that wait in another order.
@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from utils import processes
-from utils.errors import UserError
+from utils.runtime import processes
+from utils.runtime.errors import UserError
 
 if TYPE_CHECKING:
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
 
 def total(values: np.ndarray) -> np.ndarray:
     """The sum over the processes of an array of float32 or int32, which must have one shape in all of them."""
     if processes.count() == 1:
         return values
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     # On the CPU: the small things that are added here come from there.
     with jt.flag_scope(use_cuda=0):
@@ -60,7 +60,7 @@ def mean_of_gradients(gradients: list[jt.Var]) -> list[jt.Var]:
     """The mean of each gradient over the processes, sent as one message."""
     if processes.count() == 1:
         return gradients
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     flat = jt.concat([gradient.flatten() for gradient in gradients]).mpi_all_reduce("mean")
     flat.sync()
@@ -73,7 +73,7 @@ def sum_over_all(x: jt.Var) -> jt.Var:
     """The sum of a scalar over the processes, with the gradient that makes `mean_of_gradients` that of the sum."""
     if processes.count() == 1:
         return x
-    from utils.jittor_env import jt
+    from utils.runtime.jittor_env import jt
 
     own = x * processes.count()
     return own + (jt.array(total(x.numpy())) - own).detach()

@@ -6,7 +6,7 @@ import argparse
 
 import pytest
 
-from utils.arguments import stage, weight_at
+from utils.runtime.cli import stage, weight_at
 
 
 def test_a_weight_rises_in_stages():

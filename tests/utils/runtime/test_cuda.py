@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from utils import cuda, jittor_env
-from utils.cuda import Cuda, Gpu, Library, find_libraries, problem, toolkit_for_jittor
-from utils.errors import UserError
+from utils.runtime import cuda, jittor_env
+from utils.runtime.cuda import Cuda, Gpu, Library, find_libraries, problem, toolkit_for_jittor
+from utils.runtime.errors import UserError
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 GPU = Gpu("Test GPU", 8 << 30, (9, 0))
 LIBRARY = Library(Path("/x/lib"), Path("/x/include"))
 WHOLE = Cuda(
@@ -125,7 +125,9 @@ ALL_OF_12 = {
 )
 def test_driver_and_toolkit_are_asked(tmp_path, fake_driver, driver, said):
     nvcc = make_toolkit(tmp_path / "toolkit", "12.4", ALL_OF_12)
-    code = "from utils.cuda import look, problem; found = look(); print(found.gpus, found.version, problem(found))"
+    code = (
+        "from utils.runtime.cuda import look, problem; found = look(); print(found.gpus, found.version, problem(found))"
+    )
     environment = os.environ | driver | {"LD_LIBRARY_PATH": str(fake_driver), "nvcc_path": str(nvcc)}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from utils.parallel import map_ahead
+from utils.runtime.threads import map_ahead
 
 
 def test_results_come_in_the_order_of_the_items():

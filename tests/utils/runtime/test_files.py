@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from utils.datasets import ImageFolder
-from utils.errors import Stopped, UserError, run_command
-from utils.files import atomic_path, is_leftover, remove_leftovers, require_inside, require_plain_name
+from utils.runtime.errors import Stopped, UserError, run_command
+from utils.runtime.files import atomic_path, is_leftover, remove_leftovers, require_inside, require_plain_name
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):

@@ -1,6 +1,6 @@
 """Jittor on this machine: the one place that imports it.
 
-Every module writes ``from utils.jittor_env import jt``. A plain ``import jittor`` ends the process on machines with an
+Every module writes ``from utils.runtime.jittor_env import jt``. A plain ``import jittor`` ends the process on machines with an
 nvcc but no CUDA runtime or driver, and on machines without network (it downloads oneDNN, cuTT and CUTLASS). This module
 settles both before the import, and turns what still goes wrong into one line.
 """
@@ -23,11 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from utils import cuda, processes
-from utils.errors import UserError
-from utils.files import atomic_path
+from utils.runtime import cuda, processes
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("auto", "cpu", "cuda")
 
 # Below Jittor's home: its toolkit in Jittor's terms, and whether it worked.
@@ -136,7 +136,7 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
     if threading.current_thread() is threading.main_thread():
         # Jittor ends the process on Ctrl-C without cleaning up; Python's KeyboardInterrupt lets us finish properly.
         signal.signal(signal.SIGINT, interrupt or signal.default_int_handler)
-    # Its optimizer would send each gradient in a message of its own; utils/processes.py sends them in one.
+    # Its optimizer would send each gradient in a message of its own; utils/runtime/processes.py sends them in one.
     jittor.in_mpi = False
     return jittor
 
@@ -175,7 +175,9 @@ def try_gpu(machine: cuda.Cuda) -> str | None:
 
     A process of its own, since Jittor ends the process where something is wrong, and cannot be imported twice.
     """
-    code = "from utils import jittor_env\ntry:\n    jittor_env.compute_on_gpu()\nexcept Exception as error:\n    "
+    code = (
+        "from utils.runtime import jittor_env\ntry:\n    jittor_env.compute_on_gpu()\nexcept Exception as error:\n    "
+    )
     code += "raise SystemExit(jittor_env.one_line(error))"
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
     done = subprocess.run(

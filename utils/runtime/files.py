@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from utils.errors import UserError
+from utils.runtime.errors import UserError
 
 # What a killed process leaves: the name that `tempfile` makes of the prefix and suffix below.
 _LEFTOVER = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\.[^.]*)?")
