@@ -17,11 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.captions import CAPTIONERS, Captioner, write_captions
-from utils.datasets import MODES, TASKS, Pair
+from utils.data.h5 import Sample, constant_image, write_h5
+from utils.data.images import read_gray, require_one_size, to_training_size
+from utils.data.layouts import add_source_options, find_source
+from utils.data.pairs import MODES, TASKS, Pair
 from utils.encoders import FAMILIES, text_features
-from utils.h5 import Sample, constant_image, write_h5
-from utils.images import read_gray, require_one_size, to_training_size
-from utils.layouts import add_source_options, find_source
 from utils.runtime.cli import HelpFormatter
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils.colour import write_coloured
-from utils.datasets import TASKS, Pair
+from utils.data.color import write_coloured
+from utils.data.h5 import H5Dataset, Loader, Sample
+from utils.data.images import read_bgr, read_gray, stretch_to_uint8, write_png
+from utils.data.layouts import add_source_options, find_source
+from utils.data.pairs import TASKS, Pair
 from utils.fusion import checkpoint_path, fuse, load_net
-from utils.h5 import H5Dataset, Loader, Sample
-from utils.images import read_bgr, read_gray, stretch_to_uint8, write_png
-from utils.layouts import add_source_options, find_source
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options
 from utils.runtime.errors import UserError, run_command

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
-from utils.colour import colourise
-from utils.images import read_bgr
+from utils.data.color import colourise
+from utils.data.images import read_bgr
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (48, 64)

@@ -16,7 +16,7 @@ import pytest
 
 from net.shapes import TEXT_SHAPE
 from utils.checkpoint import read_checkpoint
-from utils.h5 import Sample, write_h5
+from utils.data.h5 import Sample, write_h5
 from utils.log import read_log
 from utils.runtime import processes
 from utils.runtime.errors import UserError

@@ -18,7 +18,7 @@ import torch
 
 from net.shapes import TEXT_SHAPE
 from utils.checkpoint import read_checkpoint, save_checkpoint
-from utils.h5 import Sample, write_h5
+from utils.data.h5 import Sample, write_h5
 from utils.log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]

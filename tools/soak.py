@@ -25,7 +25,7 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
-from utils.h5 import GROUPS, Sample, write_h5
+from utils.data.h5 import GROUPS, Sample, write_h5
 from utils.log import parse_lines
 from utils.runtime.cli import HelpFormatter
 from utils.runtime.errors import UserError, run_command

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets import Pair
+from utils.data.images import read_bgr
+from utils.data.pairs import Pair
 from utils.encoders import load_config, load_model, load_pretrained, load_tokenizer, quiet_transformers
-from utils.images import read_bgr
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 

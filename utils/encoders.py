@@ -23,7 +23,7 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
-from utils.datasets import Pair
+from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.runtime.threads import map_ahead

@@ -15,8 +15,8 @@ from statistics import fmean
 import numpy as np
 from tqdm import tqdm
 
-from utils.datasets import ImageFolder, read_list, stem
-from utils.images import read_gray
+from utils.data.images import read_gray
+from utils.data.pairs import ImageFolder, read_list, stem
 from utils.metrics import METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path

@@ -290,7 +290,7 @@ def evaluate_pair(fused: ArrayLike, image_a: ArrayLike, image_b: ArrayLike) -> d
     """All twelve metrics of one fused image, by their names in `METRICS` and in that order.
 
     Args:
-        fused, image_a, image_b: (H, W), one shape, values 0..255, as `utils.images.read_gray` gives them.
+        fused, image_a, image_b: (H, W), one shape, values 0..255, as `utils.data.images.read_gray` gives them.
 
     Raises:
         ValueError: images that differ in shape, are smaller than 41x41, hold values that are not finite or outside

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from net.shapes import TEXT_SHAPE
-from utils.datasets import Pair
+from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
 
 FEATURE_SHAPE = (1, *TEXT_SHAPE)

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from tools.soak import Sampled, changes, sample, write_pairs
-from utils.h5 import H5Dataset
+from utils.data.h5 import H5Dataset
 
 
 def process(memory: float = 0, files: float = 0, cost: float = 0) -> list[Sampled]:

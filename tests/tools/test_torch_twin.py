@@ -18,7 +18,7 @@ from scipy.ndimage import correlate
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
 from tools.torch_film import TwinNet, build_twin, fusion_loss, lp_ssim_loss
 from tools.torch_twin import load_weights, save_weights, train_step
-from utils.h5 import H5Dataset, Loader
+from utils.data.h5 import H5Dataset, Loader
 from utils.log import LogLine, read_log
 from utils.runtime.errors import UserError
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from utils.captions import CAPTIONERS, SIDES, Captioner, compose, write_captions
-from utils.datasets import TASKS, Pair, find_pairs
+from utils.data.pairs import TASKS, Pair, find_pairs
 from utils.runtime.errors import UserError
 
 torch = pytest.importorskip("torch")

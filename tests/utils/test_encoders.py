@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from utils import encoders
-from utils.datasets import Pair
+from utils.data.pairs import Pair
 from utils.encoders import EncodedText, TextEncoder, load_pretrained, text_features
 from utils.runtime.errors import UserError
 from utils.text import FeatureFiles

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from net.shapes import TEXT_SHAPE
 from utils.checkpoint import JITTOR_MARK, read_checkpoint
-from utils.datasets import Pair, read_list
-from utils.h5 import GROUPS, H5Dataset, Sample, write_h5
-from utils.images import read_bgr, read_gray
+from utils.data.h5 import GROUPS, H5Dataset, Sample, write_h5
+from utils.data.images import read_bgr, read_gray
+from utils.data.pairs import Pair, read_list
 from utils.log import LogLine, format_line, read_log
 from utils.runtime.errors import UserError
 from utils.text import FEATURE_SHAPE, FeatureFiles, read_paragraph

@@ -11,7 +11,7 @@ import pytest
 from skimage.metrics import structural_similarity
 
 from tools import plain_metrics
-from utils.images import read_gray
+from utils.data.images import read_gray
 from utils.metrics import (
     METRICS,
     TABLE_METRICS,

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.datasets import Pair
+from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
 from utils.text import FEATURE_SHAPE, FeatureFiles, read_paragraph
 

@@ -1,8 +1,8 @@
 """Jittor on this machine: the one place that imports it.
 
-Every module writes ``from utils.runtime.jittor_env import jt``. A plain ``import jittor`` ends the process on machines with an
-nvcc but no CUDA runtime or driver, and on machines without network (it downloads oneDNN, cuTT and CUTLASS). This module
-settles both before the import, and turns what still goes wrong into one line.
+Every module writes ``from utils.runtime.jittor_env import jt``. A plain ``import jittor`` ends the process on machines
+with an nvcc but no CUDA runtime or driver, and on machines without network (it downloads oneDNN, cuTT and CUTLASS).
+This module settles both before the import, and turns what still goes wrong into one line.
 """
 
 from __future__ import annotations

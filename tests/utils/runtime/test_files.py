@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.datasets import ImageFolder
+from utils.data.pairs import ImageFolder
 from utils.runtime.errors import Stopped, UserError, run_command
 from utils.runtime.files import atomic_path, is_leftover, remove_leftovers, require_inside, require_plain_name
 

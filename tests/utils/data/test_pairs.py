@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from utils.datasets import TASKS, find_pairs, read_list
+from utils.data.pairs import TASKS, find_pairs, read_list
 from utils.runtime.errors import UserError
 
 

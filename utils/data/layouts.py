@@ -1,7 +1,7 @@
 """Data sets as their authors publish them: a table of layouts says which files make a pair.
 
 Also any two folders of images under the same names, and the options by which scripts choose between all of these and
-the layout of VLFDataset (`utils.datasets`).
+the layout of VLFDataset (`utils.data.pairs`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.datasets import IMAGE_SUFFIXES, TASKS, ImageFolder, Pair, find_pairs, read_list, stem
+from utils.data.pairs import IMAGE_SUFFIXES, TASKS, ImageFolder, Pair, find_pairs, read_list, stem
 from utils.runtime.errors import UserError
 from utils.runtime.files import is_leftover, require_inside
 

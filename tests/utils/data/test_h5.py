@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
-from utils.h5 import Augmentation, H5Dataset, Loader, Sample, write_h5
+from utils.data.h5 import Augmentation, H5Dataset, Loader, Sample, write_h5
 from utils.runtime.errors import UserError
 
 

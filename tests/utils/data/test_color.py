@@ -6,8 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.colour import chroma, colourise, is_coloured, mix_chroma, write_coloured
-from utils.images import write_png
+from utils.data.color import chroma, colourise, is_coloured, mix_chroma, write_coloured
+from utils.data.images import write_png
 from utils.runtime.errors import UserError
 
 

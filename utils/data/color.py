@@ -7,14 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from utils.images import read_bgr, write_png
+from utils.data.images import read_bgr, write_png
 from utils.runtime.errors import UserError
 
 
 def chroma(bgr: np.ndarray) -> np.ndarray:
     """Cb and Cr of a uint8 BGR image (H, W, 3): float32 (H, W, 2) in -0.5..0.5, 0 where there is no colour.
 
-    Full-range YCbCr with the luma weights of `utils.images.read_gray` (ITU-R BT.601).
+    Full-range YCbCr with the luma weights of `utils.data.images.read_gray` (ITU-R BT.601).
     """
     ycrcb = cv2.cvtColor(bgr.astype(np.float32) / 255, cv2.COLOR_BGR2YCrCb)
     return ycrcb[..., :0:-1] - np.float32(0.5)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from utils.datasets import read_list
-from utils.layouts import SPLITS, Selection, find_folders, find_raw
+from utils.data.layouts import SPLITS, Selection, find_folders, find_raw
+from utils.data.pairs import read_list
 from utils.runtime.errors import UserError
 
 

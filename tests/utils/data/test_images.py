@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.images import read_gray, side_by_side, stretch_to_uint8, to_training_size, write_png
+from utils.data.images import read_gray, side_by_side, stretch_to_uint8, to_training_size, write_png
 from utils.runtime.errors import UserError
 
 
