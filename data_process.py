@@ -16,16 +16,16 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.captions import CAPTIONERS, Captioner, write_captions
 from utils.data.h5 import Sample, constant_image, write_h5
 from utils.data.images import read_gray, require_one_size, to_training_size
 from utils.data.layouts import add_source_options, find_source
 from utils.data.pairs import MODES, TASKS, Pair
-from utils.encoders import FAMILIES, text_features
 from utils.runtime.cli import HelpFormatter
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead
-from utils.text import TextFeatures
+from utils.text.captions import CAPTIONERS, Captioner, write_captions
+from utils.text.encoder import FAMILIES, text_features
+from utils.text.features import TextFeatures
 
 logger = logging.getLogger(__name__)
 

@@ -20,17 +20,17 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.captions import SIDES
 from utils.data.color import write_coloured
 from utils.data.images import read_gray, require_one_size, stretch_to_uint8, to_one_size, write_png
 from utils.data.layouts import match_folders, pair_of
 from utils.data.pairs import TASKS, Pair
-from utils.encoders import EncodedText
 from utils.fusion import checkpoint_path, fuse, load_net
 from utils.runtime.cli import add_device_options
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead
-from utils.text import FeatureFiles, read_paragraph
+from utils.text.captions import SIDES
+from utils.text.encoder import EncodedText
+from utils.text.features import FeatureFiles, read_paragraph
 
 NEUTRAL = "The {} and the {} of the same scene."
 

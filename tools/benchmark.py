@@ -394,7 +394,7 @@ def encoding_of_texts(encoder: str, threads: int, rounds: int) -> None:
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    from utils.encoders import TextEncoder
+    from utils.text.encoder import TextEncoder
 
     torch.set_num_threads(threads)
     texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("VLFDataset/Text/*/Sample/*.txt"))]

@@ -28,10 +28,10 @@ from tqdm import tqdm
 # Run as a file, Python puts tools/ on its path, not the project.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils.encoders import TextEncoder
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.files import atomic_path
-from utils.text import read_paragraph
+from utils.text.encoder import TextEncoder
+from utils.text.features import read_paragraph
 
 DATASET = "Sample"
 Image = NDArray[np.float64]  # (h, w) or (h, w, 3) RGB, 0..1

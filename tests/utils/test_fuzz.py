@@ -30,7 +30,7 @@ from utils.data.images import read_bgr, read_gray
 from utils.data.pairs import Pair, read_list
 from utils.log import LogLine, format_line, read_log
 from utils.runtime.errors import UserError
-from utils.text import FEATURE_SHAPE, FeatureFiles, read_paragraph
+from utils.text.features import FEATURE_SHAPE, FeatureFiles, read_paragraph
 
 fuzzed = settings(
     max_examples=int(os.environ.get("FUZZ", "25")),

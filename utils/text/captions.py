@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from utils.data.images import read_bgr
 from utils.data.pairs import Pair
-from utils.encoders import load_config, load_model, load_pretrained, load_tokenizer, quiet_transformers
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
+from utils.text.encoder import load_config, load_model, load_pretrained, load_tokenizer, quiet_transformers
 
 CAPTIONERS = {"blip": "Salesforce/blip-image-captioning-base"}
 # What the images A and B of a task are called in a paragraph.

@@ -7,7 +7,7 @@ import pytest
 
 from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
-from utils.text import FEATURE_SHAPE, FeatureFiles, read_paragraph
+from utils.text.features import FEATURE_SHAPE, FeatureFiles, read_paragraph
 
 
 def pair(path: Path) -> Pair:

@@ -12,14 +12,14 @@ import h5py
 import numpy as np
 import pytest
 
-from utils.captions import CAPTIONERS, SIDES, Captioner, compose, write_captions
 from utils.data.pairs import TASKS, Pair, find_pairs
 from utils.runtime.errors import UserError
+from utils.text.captions import CAPTIONERS, SIDES, Captioner, compose, write_captions
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += ["a", "man", "dog", "cup", "of", "coffee", "and", "the", "at", "night", "[DEC]"]
 SIZE = 8
@@ -74,7 +74,7 @@ def make_dataset(root: Path, names: str) -> list[Pair]:
 
 
 def by_hand(folder: Path, path: Path) -> str:
-    """What transformers gives for one image, by BLIP's processor and the search that utils/captions.py states."""
+    """What transformers gives for one image, by BLIP's processor and the search that utils/text/captions.py states."""
     processor = transformers.BlipProcessor.from_pretrained(folder)
     model = transformers.BlipForConditionalGeneration.from_pretrained(folder).eval()
     pixels = processor(images=cv2.cvtColor(cv2.imread(str(path)), cv2.COLOR_BGR2RGB), return_tensors="pt")

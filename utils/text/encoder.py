@@ -27,7 +27,7 @@ from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.runtime.threads import map_ahead
-from utils.text import FEATURE_SHAPE, FeatureFiles, TextFeatures, read_paragraph
+from utils.text.features import FEATURE_SHAPE, FeatureFiles, TextFeatures, read_paragraph
 
 if TYPE_CHECKING:
     import torch

@@ -15,16 +15,15 @@ import h5py
 import numpy as np
 import pytest
 
-from utils import encoders
 from utils.data.pairs import Pair
-from utils.encoders import EncodedText, TextEncoder, load_pretrained, text_features
 from utils.runtime.errors import UserError
-from utils.text import FeatureFiles
+from utils.text.encoder import EncodedText, TextEncoder, load_pretrained, text_features
+from utils.text.features import FeatureFiles
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += ["a", "man", "dog", "cup", "of", "coffee", "and", "the", "at", "night"]
 TEXTS = [" ".join(WORDS[5 + (i * j) % 10] for j in range(1, i + 3)) for i in range(1, 12)]
