@@ -22,16 +22,16 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.h5 import Augmentation, Batch, H5Dataset, Loader
-from utils.log import LogLine, eta_text
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options, not_negative, positive, positive_int, stage, weight_at
 from utils.runtime.errors import Stopped, UserError, run_command
+from utils.training.loss_log import LogLine, eta_text
 
 if TYPE_CHECKING:
     from net.Film import Net
-    from utils.optim import Adam, StepLR
-    from utils.run import Checkpoint, RunFolder
     from utils.runtime.jittor_env import jt
+    from utils.training.optim import Adam, StepLR
+    from utils.training.run_folder import Checkpoint, RunFolder
 
 ROOT = Path(__file__).resolve().parent
 CODE_OF_A_RUN = (ROOT / "train.py", ROOT / "net", ROOT / "utils")
@@ -131,8 +131,8 @@ class Trainer:
         Raises:
             UserError: the loss is not finite; the weights are then those before the step.
         """
-        from utils.losses import fusion_loss, lp_ssim
         from utils.runtime.jittor_env import jt
+        from utils.training.losses import fusion_loss, lp_ssim
 
         a, b, text = jt.array(batch.image_a), jt.array(batch.image_b), jt.array(batch.text)
         fused = self.net(a, b, text)
@@ -154,7 +154,7 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds, beside the options of the run."""
-        from utils.checkpoint import weights_of_net
+        from utils.training.checkpoint import weights_of_net
 
         return {
             "model": weights_of_net(self.net),
@@ -171,7 +171,7 @@ class Trainer:
         Raises:
             UserError: it is not one of a training, or fits another network.
         """
-        from utils.checkpoint import load_weights, weights_of
+        from utils.training.checkpoint import load_weights, weights_of
 
         load_weights(self.net, weights_of(state, path), path)
         try:
@@ -186,9 +186,9 @@ class Trainer:
 def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Trainer:
     """Network, optimizer and schedule as the options ask, or as they were at `checkpoint`."""
     from net.Film import Net
-    from utils.checkpoint import load_weights, read_checkpoint, weights_of
-    from utils.optim import Adam, StepLR
     from utils.runtime.jittor_env import jt
+    from utils.training.checkpoint import load_weights, read_checkpoint, weights_of
+    from utils.training.optim import Adam, StepLR
 
     jt.set_global_seed(abs(args.seed), different_seed_for_mpi=False)
     net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
@@ -290,7 +290,7 @@ def train_one_epoch(
 
 def save(trainer: Trainer, run: RunFolder, args: argparse.Namespace, whole_epoch: bool) -> Path:
     """Write a checkpoint with the options that a run goes on with, and return its path."""
-    from utils.run import LENGTH, settings_of
+    from utils.training.run_folder import LENGTH, settings_of
 
     options = settings_of(vars(args)) | {LENGTH: args.numepochs}
     return run.save(trainer.state() | {"options": options}, whole_epoch, args.keep)
@@ -298,7 +298,7 @@ def save(trainer: Trainer, run: RunFolder, args: argparse.Namespace, whole_epoch
 
 def open_run(args: argparse.Namespace, checkpoint: Checkpoint | None, trainer: Trainer) -> RunFolder | processes.Nobody:
     """The folder that process 0 writes to: the one that `checkpoint` lies in, or a new one."""
-    from utils.run import RunFolder, make_run_folder
+    from utils.training.run_folder import RunFolder, make_run_folder
 
     if not processes.is_main():
         return processes.Nobody()
@@ -317,8 +317,8 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         UserError: bad data, a checkpoint that does not fit, a loss that is not finite.
         Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the step just made is written.
     """
-    from utils.run import CURVE_NAME
     from utils.runtime.jittor_env import use_device
+    from utils.training.run_folder import CURVE_NAME
 
     with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1 and not args.crop) as dataset:
         rank, batch_size = processes.rank(), args.batch_size * processes.count()
@@ -384,7 +384,7 @@ def options_of_run(
     Raises:
         UserError: an option is given that would change the losses.
     """
-    from utils.run import settings_of
+    from utils.training.run_folder import settings_of
 
     recorded = checkpoint.options
     words = []
@@ -410,8 +410,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     checkpoint = None
     if args.resume:
-        from utils.checkpoint import read_checkpoint
-        from utils.run import Checkpoint, newest_checkpoint, settings_of
+        from utils.training.checkpoint import read_checkpoint
+        from utils.training.run_folder import Checkpoint, newest_checkpoint, settings_of
 
         if args.resume == "auto":
             checkpoint = newest_checkpoint(args.exp_root, settings_of(vars(args)))

@@ -1,6 +1,6 @@
 """What several tests share: where ../shared lies, the values the official code produced, and the device.
 
-``FILM_TEST_DEVICE=cuda python -m pytest tests/net tests/utils/test_losses.py`` computes on the
+``FILM_TEST_DEVICE=cuda python -m pytest tests/net tests/utils/training/test_losses.py`` computes on the
 GPU in every test that computes in its own process.
 """
 
@@ -55,7 +55,7 @@ def golden(shared: Path) -> np.lib.npyio.NpzFile:
 @pytest.fixture(scope="session")
 def golden_weights(shared: Path) -> dict[str, np.ndarray]:
     """The weights those values belong to, by name."""
-    from utils.checkpoint import read_checkpoint, weights_of
+    from utils.training.checkpoint import read_checkpoint, weights_of
 
     path = shared / "golden" / "official_seed0.pth"
     return weights_of(read_checkpoint(path), path)

@@ -48,8 +48,8 @@ def picture(seed: int, size: tuple[int, int] = SIZE, channels: int = 3) -> np.nd
 def place(tmp_path_factory) -> Path:
     """Weights, two folders of two pairs (gray and in colour, one name with spaces and dots), features beside them."""
     from net.Film import Net
-    from utils.checkpoint import save_checkpoint, weights_of_net
     from utils.runtime.jittor_env import jt
+    from utils.training.checkpoint import save_checkpoint, weights_of_net
 
     folder = tmp_path_factory.mktemp("fuse")
     jt.set_global_seed(0)

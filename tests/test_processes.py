@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
-from utils.checkpoint import read_checkpoint
 from utils.data.h5 import Sample, write_h5
-from utils.log import read_log
 from utils.runtime import processes
 from utils.runtime.errors import UserError
+from utils.training.checkpoint import read_checkpoint
+from utils.training.loss_log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 MPIRUN = ("mpirun", "-np", "2", "--oversubscribe", "--allow-run-as-root", "--bind-to", "none")
@@ -167,7 +167,7 @@ def test_an_error_of_one_process_ends_the_run_and_is_told_once(data):
 @needs_mpi
 def test_two_processes_write_the_files_and_the_table_of_one(data):
     from net.Film import Net
-    from utils.checkpoint import save_checkpoint, weights_of_net
+    from utils.training.checkpoint import save_checkpoint, weights_of_net
 
     save_checkpoint(data / "net.pkl", {"model": weights_of_net(Net())})
     options = ("--dataset", "Set", "--ckpt_path", data / "net.pkl", "--h5_dir", data, "--contact_sheet", "--report")

@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from tests.test_train_and_test import ROOT, command, failure, run, samples
-from utils.checkpoint import read_checkpoint
 from utils.data.h5 import write_h5
-from utils.log import parse_lines
 from utils.runtime.files import is_leftover
+from utils.training.checkpoint import read_checkpoint
+from utils.training.loss_log import parse_lines
 
 STEPS_PER_EPOCH = 2
 

@@ -17,9 +17,9 @@ import pytest
 import torch
 
 from net.shapes import TEXT_SHAPE
-from utils.checkpoint import read_checkpoint, save_checkpoint
 from utils.data.h5 import Sample, write_h5
-from utils.log import read_log
+from utils.training.checkpoint import read_checkpoint, save_checkpoint
+from utils.training.loss_log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 

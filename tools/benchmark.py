@@ -69,9 +69,9 @@ def jittor_inference(height: int, width: int, threads: int) -> Run:
 
 def jittor_training(height: int, width: int, threads: int) -> Run:
     from net.Film import Net
-    from utils.losses import fusion_loss
-    from utils.optim import Adam
     from utils.runtime.jittor_env import jt, use_device
+    from utils.training.losses import fusion_loss
+    from utils.training.optim import Adam
 
     use_device("cpu")
     net = Net()
@@ -343,9 +343,9 @@ def waiting_for_data(threads: int, steps: int) -> None:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from net.Film import Net
     from utils.data.h5 import H5Dataset, Loader, Sample, write_h5
-    from utils.losses import fusion_loss
-    from utils.optim import Adam
     from utils.runtime.jittor_env import jt, use_device
+    from utils.training.losses import fusion_loss
+    from utils.training.optim import Adam
 
     use_device("cpu")
     net = Net()

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from utils.curves import LOSSES, SUFFIXES, draw_losses, epoch_means
-from utils.log import LogLine, read_log
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.files import atomic_path
+from utils.training.loss_curves import LOSSES, SUFFIXES, draw_losses, epoch_means
+from utils.training.loss_log import LogLine, read_log
 
 Value = Callable[[LogLine], float]
 Step = tuple[int, int, int]

@@ -26,9 +26,9 @@ from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
 from utils.data.h5 import GROUPS, Sample, write_h5
-from utils.log import parse_lines
 from utils.runtime.cli import HelpFormatter
 from utils.runtime.errors import UserError, run_command
+from utils.training.loss_log import parse_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (48, 64)

@@ -11,9 +11,9 @@ import torch
 from net.Film import Net
 from net.portable import nearest_indices
 from net.restormer import TransformerBlock
-from utils.checkpoint import load_weights
-from utils.losses import fusion_loss
 from utils.runtime.jittor_env import jt
+from utils.training.checkpoint import load_weights
+from utils.training.losses import fusion_loss
 
 # Differences between this network and the official one, as the README states them.
 OUTPUT_TOLERANCE = 1e-5

@@ -19,8 +19,8 @@ from net.shapes import STAGE_SIZE, TEXT_SHAPE
 from tools.torch_film import TwinNet, build_twin, fusion_loss, lp_ssim_loss
 from tools.torch_twin import load_weights, save_weights, train_step
 from utils.data.h5 import H5Dataset, Loader
-from utils.log import LogLine, read_log
 from utils.runtime.errors import UserError
+from utils.training.loss_log import LogLine, read_log
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"

@@ -24,13 +24,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from net.shapes import TEXT_SHAPE
-from utils.checkpoint import JITTOR_MARK, read_checkpoint
 from utils.data.h5 import GROUPS, H5Dataset, Sample, write_h5
 from utils.data.images import read_bgr, read_gray
 from utils.data.pairs import Pair, read_list
-from utils.log import LogLine, format_line, read_log
 from utils.runtime.errors import UserError
 from utils.text.features import FEATURE_SHAPE, FeatureFiles, read_paragraph
+from utils.training.checkpoint import JITTOR_MARK, read_checkpoint
+from utils.training.loss_log import LogLine, format_line, read_log
 
 fuzzed = settings(
     max_examples=int(os.environ.get("FUZZ", "25")),

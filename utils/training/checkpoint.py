@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from utils.plain_pickle import MAX_BYTES, PlainUnpickler, Refused, Storage
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
+from utils.training.unpickle import MAX_BYTES, PlainUnpickler, Refused, Storage
 
 if TYPE_CHECKING:
     from utils.runtime.jittor_env import jt
@@ -54,7 +54,7 @@ def export_torch(weights: Mapping[str, np.ndarray], path: Path) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `jt.save` or `torch.save` wrote, whatever the suffix; tensors become NumPy arrays.
 
-    Nothing is executed (`utils.plain_pickle`), and neither memory nor time grows beyond what the file's size explains.
+    Nothing is executed (`utils.training.unpickle`), and neither memory nor time grows beyond what the file's size explains.
 
     Raises:
         UserError: the file is missing, damaged, larger than half a gigabyte, or holds something other than tensors,

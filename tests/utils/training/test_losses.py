@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import convolve, correlate
 
-from utils.losses import SOBEL_X, SOBEL_Y, fusion_loss, lp_ssim, sobel, ssim
 from utils.runtime.jittor_env import jt
+from utils.training.losses import SOBEL_X, SOBEL_Y, fusion_loss, lp_ssim, sobel, ssim
 
 
 def images(seed: int, count: int, *shape: int) -> list[np.ndarray]:

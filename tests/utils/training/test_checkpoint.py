@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from tools.torch_film import build_twin
-from utils.checkpoint import (
+from utils.runtime.errors import UserError
+from utils.runtime.jittor_env import jt
+from utils.training.checkpoint import (
     export_torch,
     load_weights,
     read_checkpoint,
@@ -19,8 +21,6 @@ from utils.checkpoint import (
     weights_of,
     weights_of_net,
 )
-from utils.runtime.errors import UserError
-from utils.runtime.jittor_env import jt
 
 
 class Two(jt.nn.Module):

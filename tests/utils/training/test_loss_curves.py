@@ -12,9 +12,9 @@ import cv2
 import pytest
 from matplotlib.figure import Figure
 
-from utils.curves import draw_losses, epoch_means
-from utils.log import LogLine
 from utils.runtime.errors import UserError
+from utils.training.loss_curves import draw_losses, epoch_means
+from utils.training.loss_log import LogLine
 
 
 def step(epoch: int, batch: int, loss: float, fusion: float | None = None) -> LogLine:
@@ -87,11 +87,11 @@ def test_pyplot_stays_out(tmp_path):
     """A process that draws its own figures must not find them, or its backend, changed."""
     code = (
         "import sys, matplotlib; before = dict(matplotlib.rcParams.copy())\n"
-        "from utils.curves import draw_losses\n"
+        "from utils.training.loss_curves import draw_losses\n"
         f"draw_losses({{'ours': []}}, {str(tmp_path / 'curve.svg')!r})\n"
         "assert 'matplotlib.pyplot' not in sys.modules\n"
         "assert dict(matplotlib.rcParams.copy()) == before\n"
     )
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     result = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.checkpoint import read_checkpoint
-from utils.log import LogLine, read_log
-from utils.run import RunFolder, make_run_folder, newest_checkpoint, settings_of
 from utils.runtime.errors import UserError
 from utils.runtime.files import is_leftover
+from utils.training.checkpoint import read_checkpoint
+from utils.training.loss_log import LogLine, read_log
+from utils.training.run_folder import RunFolder, make_run_folder, newest_checkpoint, settings_of
 
 OPTIONS = {
     "dataset_path": Path("x.h5"),

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from utils.log import LogFile, LogLine, eta_text, format_line, format_total_time, parse_lines, read_log
 from utils.runtime.errors import UserError
+from utils.training.loss_log import LogFile, LogLine, eta_text, format_line, format_total_time, parse_lines, read_log
 
-GOLDEN_LOG = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "log_official_150pairs.txt"
+GOLDEN_LOG = Path(__file__).resolve().parents[3].parent / "shared" / "golden" / "log_official_150pairs.txt"
 
 # The example of film.md, section 3.
 OFFICIAL_LINE = (

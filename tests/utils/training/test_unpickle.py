@@ -24,10 +24,10 @@ import numpy as np
 import pytest
 import torch
 
-from utils.checkpoint import JITTOR_MARK, read_checkpoint
 from utils.runtime.errors import UserError
+from utils.training.checkpoint import JITTOR_MARK, read_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 ARRAY = np.arange(120, dtype=np.float32).reshape(8, 15)
 CANARY = "canary"
 EXTENSION = 200  # a number of copyreg's registry, for private use
@@ -320,7 +320,7 @@ LIMITED = """
 import resource, sys, time
 from pathlib import Path
 resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
-from utils.checkpoint import read_checkpoint
+from utils.training.checkpoint import read_checkpoint
 from utils.runtime.errors import UserError
 for path in sorted(Path(sys.argv[1]).iterdir()):
     started = time.perf_counter()

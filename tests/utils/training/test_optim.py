@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from utils.optim import Adam, StepLR
 from utils.runtime.jittor_env import jt
+from utils.training.optim import Adam, StepLR
 
 
 def run_torch(start: np.ndarray, gradients: list[np.ndarray], step_size: int) -> tuple[list[np.ndarray], list[float]]:
