@@ -24,7 +24,7 @@ from utils.data.color import write_coloured
 from utils.data.images import read_gray, require_one_size, stretch_to_uint8, to_one_size, write_png
 from utils.data.layouts import match_folders, pair_of
 from utils.data.pairs import TASKS, Pair
-from utils.fusion import checkpoint_path, fuse, load_net
+from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.runtime.cli import add_device_options
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead

@@ -24,7 +24,7 @@ from utils.data.h5 import H5Dataset, Loader, Sample
 from utils.data.images import read_bgr, read_gray, stretch_to_uint8, write_png
 from utils.data.layouts import add_source_options, find_source
 from utils.data.pairs import TASKS, Pair
-from utils.fusion import checkpoint_path, fuse, load_net
+from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options
 from utils.runtime.errors import UserError, run_command
@@ -32,7 +32,7 @@ from utils.runtime.threads import map_ahead
 
 if TYPE_CHECKING:
     from net.Film import Net
-    from utils.contact_sheet import Row
+    from utils.evaluation.contact_sheet import Row
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -119,7 +119,7 @@ def gray_sources(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
 
 def evaluate_dataset(dataset: H5Dataset, folder: Path) -> dict[str, dict[str, float]]:
     """The metrics of the fused images in `folder`, by name, over the pairs of `dataset` and no others."""
-    from utils.evaluation import measure, measure_all
+    from utils.evaluation.evaluate import measure, measure_all
 
     index = {name: i for i, name in enumerate(dataset.names)}
 
@@ -132,7 +132,7 @@ def evaluate_dataset(dataset: H5Dataset, folder: Path) -> dict[str, dict[str, fl
 
 def gather_rows(names: Sequence[str], own: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """The metrics of all images by name, put together of what each process measured of its share of `names`."""
-    from utils.metrics import METRICS
+    from utils.evaluation.evaluate.metrics import METRICS
 
     rows = np.array([[row[metric] for metric in METRICS] for row in own.values()]).reshape(-1, len(METRICS))
     whole = collective.gather(rows, len(names)).tolist()
@@ -155,8 +155,8 @@ class PairRows(Sequence["Row"]):
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> Row:
-        from utils.contact_sheet import Row
-        from utils.metrics import TABLE_METRICS
+        from utils.evaluation.contact_sheet import Row
+        from utils.evaluation.evaluate.metrics import TABLE_METRICS
 
         sample = self.dataset[index]
         a, b = gray_sources(sample)
@@ -170,13 +170,13 @@ class PairRows(Sequence["Row"]):
 def draw_pages(rows: PairRows, title: str, folder: Path, contact_sheet: bool, report: bool) -> None:
     """Write the pages that are asked for to `folder`, and say where they are."""
     if contact_sheet:
-        from utils.contact_sheet import draw_contact_sheet
+        from utils.evaluation.contact_sheet import draw_contact_sheet
 
         path = folder / "contact_sheet.png"
         draw_contact_sheet(rows, title, path)
         print(f"contact sheet: {path}")
     if report:
-        from utils.report import write_report
+        from utils.evaluation.report import write_report
 
         path = folder / "report.html"
         write_report(rows, title, path)
@@ -192,8 +192,8 @@ def test(args: argparse.Namespace) -> None:
     with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5", args.skip_bad) as dataset:
         pairs = image_files(dataset, find_source(args, "test").pairs) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)
-        from utils.evaluation import mean_row
-        from utils.metrics import format_table
+        from utils.evaluation.evaluate import mean_row
+        from utils.evaluation.evaluate.metrics import format_table
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))

@@ -371,7 +371,7 @@ def metrics_of_a_pair(rounds: int) -> None:
     import cv2
 
     from tools import plain_metrics
-    from utils import metrics
+    from utils.evaluation import metrics
 
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)

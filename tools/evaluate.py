@@ -19,7 +19,7 @@ if not __package__:  # run as `python tools/evaluate.py`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from utils.data.pairs import MODES, TASKS, find_pairs
-from utils.evaluation import (
+from utils.evaluation.evaluate import (
     evaluate_files,
     find_fused,
     find_sources,
@@ -28,7 +28,7 @@ from utils.evaluation import (
     write_csv,
     write_json,
 )
-from utils.metrics import format_table
+from utils.evaluation.evaluate.metrics import format_table
 from utils.runtime.errors import UserError, run_command
 
 

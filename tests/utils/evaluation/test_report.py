@@ -19,10 +19,10 @@ import cv2
 import numpy as np
 import pytest
 
-from utils import report
-from utils.contact_sheet import Row
-from utils.metrics import TABLE_METRICS
-from utils.report import both_ends_first, compress, mean_ranks, write_report
+from utils.evaluation import report
+from utils.evaluation.contact_sheet import Row
+from utils.evaluation.evaluate.metrics import TABLE_METRICS
+from utils.evaluation.report import both_ends_first, compress, mean_ranks, write_report
 from utils.runtime.errors import UserError
 
 HEIGHT, WIDTH = 60, 80

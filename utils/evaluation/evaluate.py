@@ -17,20 +17,20 @@ from tqdm import tqdm
 
 from utils.data.images import read_gray
 from utils.data.pairs import ImageFolder, read_list, stem
-from utils.metrics import METRICS, evaluate_pair
+from utils.evaluation.evaluate.metrics import METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
 logger = logging.getLogger(__name__)
 
-PUBLISHED = Path(__file__).resolve().parent.parent / "tools" / "published.json"
+PUBLISHED = Path(__file__).resolve().parent / "published.json"
 
 Row = Mapping[str, float]  # metric -> value
 NAMES_SHOWN = 8
 
 
 def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: np.ndarray) -> dict[str, float]:
-    """`utils.metrics.evaluate_pair` for images of a person's: what it refuses becomes an error that names `where`.
+    """`utils.evaluation.evaluate.metrics.evaluate_pair` for images of a person's: what it refuses becomes an error that names `where`.
 
     Raises:
         UserError: images that no metrics can be had of.

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.evaluation import (
+from utils.evaluation.evaluate import (
     PUBLISHED,
     evaluate_files,
     find_fused,
@@ -18,7 +18,7 @@ from utils.evaluation import (
     write_csv,
     write_json,
 )
-from utils.metrics import METRICS, TABLE_METRICS, evaluate_pair
+from utils.evaluation.evaluate.metrics import METRICS, TABLE_METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 
 NAMES = ("b", "a.1", "c")  # not in alphabetical order, and one with a dot

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from utils.contact_sheet import Row
+from utils.evaluation.contact_sheet import Row
 from utils.runtime.files import atomic_path
 from utils.runtime.threads import map_ahead
 
