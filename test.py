@@ -132,7 +132,7 @@ def evaluate_dataset(dataset: H5Dataset, folder: Path) -> dict[str, dict[str, fl
 
 def gather_rows(names: Sequence[str], own: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
     """The metrics of all images by name, put together of what each process measured of its share of `names`."""
-    from utils.evaluation.evaluate.metrics import METRICS
+    from utils.evaluation.metrics import METRICS
 
     rows = np.array([[row[metric] for metric in METRICS] for row in own.values()]).reshape(-1, len(METRICS))
     whole = collective.gather(rows, len(names)).tolist()
@@ -156,7 +156,7 @@ class PairRows(Sequence["Row"]):
 
     def __getitem__(self, index: int) -> Row:
         from utils.evaluation.contact_sheet import Row
-        from utils.evaluation.evaluate.metrics import TABLE_METRICS
+        from utils.evaluation.metrics import TABLE_METRICS
 
         sample = self.dataset[index]
         a, b = gray_sources(sample)
@@ -193,7 +193,7 @@ def test(args: argparse.Namespace) -> None:
         pairs = image_files(dataset, find_source(args, "test").pairs) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)
         from utils.evaluation.evaluate import mean_row
-        from utils.evaluation.evaluate.metrics import format_table
+        from utils.evaluation.metrics import format_table
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))

@@ -28,7 +28,7 @@ from utils.evaluation.evaluate import (
     write_csv,
     write_json,
 )
-from utils.evaluation.evaluate.metrics import format_table
+from utils.evaluation.metrics import format_table
 from utils.runtime.errors import UserError, run_command
 
 

@@ -1,8 +1,8 @@
 """The twelve metrics as plainly as their formulas stand: whole 2-D windows through `scipy.signal.convolve2d`.
 
-This is what the speed of `utils.evaluation.evaluate.metrics` is measured against, and an independent opinion in its tests: nothing is
-shared, nothing separated, nothing left out because it cancels. Images are float64 arrays (H, W) with whole values
-0..255; nothing is checked. Formulas: film.md, section 5, and the papers that `utils.evaluation.evaluate.metrics` names.
+This is what the speed of `utils.evaluation.metrics` is measured against, and an independent opinion in its tests:
+nothing is shared, nothing separated, nothing left out because it cancels. Images are float64 arrays (H, W) with whole
+values 0..255; nothing is checked. Formulas: film.md, section 5, and the papers that `utils.evaluation.metrics` names.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Image = NDArray[np.float64]
 
 
 def evaluate_pair(fused: Image, image_a: Image, image_b: Image) -> dict[str, float]:
-    """All twelve metrics by their names in `utils.evaluation.evaluate.metrics.METRICS`, and in that order."""
+    """All twelve metrics by their names in `utils.evaluation.metrics.METRICS`, and in that order."""
     sources = (image_a, image_b)
     error = sum(np.mean((source - fused) ** 2) for source in sources) / 2
     values = {

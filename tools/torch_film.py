@@ -1,6 +1,6 @@
 """FILM's network and losses in PyTorch, written from the specification alone: the oracle of the Jittor code.
 
-Nothing here is shared with `net/` or `utils/training/losses.py` but the two shapes of `net/shapes.py`, so that the two sides
+Nothing here is shared with `net/` or `utils/training/losses.py` but the two shapes of `net/shapes.py`: the two sides
 cannot be wrong together. Parameter names are the official ones. Only the official configuration is built;
 `hidden_dim` and `image2text_dim` can be chosen, because the official training script has flags for them.
 """

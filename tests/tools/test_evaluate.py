@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tools.evaluate import main
-from utils.evaluation.evaluate.metrics import METRICS, evaluate_pair
+from utils.evaluation.metrics import METRICS, evaluate_pair
 from utils.runtime.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from utils.data.images import read_gray
 from utils.data.pairs import ImageFolder, read_list, stem
-from utils.evaluation.evaluate.metrics import METRICS, evaluate_pair
+from utils.evaluation.metrics import METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -30,7 +30,7 @@ NAMES_SHOWN = 8
 
 
 def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: np.ndarray) -> dict[str, float]:
-    """`utils.evaluation.evaluate.metrics.evaluate_pair` for images of a person's: what it refuses becomes an error that names `where`.
+    """`evaluate_pair` for images of a person: what it refuses becomes an error that names `where`.
 
     Raises:
         UserError: images that no metrics can be had of.

@@ -1,4 +1,4 @@
-"""What several processes (`utils.runtime.processes`) compute together, through Jittor's MPI. For one, no message is sent.
+"""What several processes (`utils.runtime.processes`) compute together, through Jittor's MPI. One sends no message.
 
 Every process must make the same calls in the same order: each waits for all. Each is computed at once and not lazily,
 because Jittor might run two that wait in another order.

@@ -33,7 +33,7 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     is a bug of ours and keeps its traceback. Among several processes the one that fails ends the others. Scripts end
     with ``sys.exit(run_command(main))``.
     """
-    from utils import processes  # it needs `UserError`
+    from utils.runtime import processes  # it needs `UserError`
 
     processes.silence_others()
     try:

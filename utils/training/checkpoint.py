@@ -54,7 +54,7 @@ def export_torch(weights: Mapping[str, np.ndarray], path: Path) -> None:
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `jt.save` or `torch.save` wrote, whatever the suffix; tensors become NumPy arrays.
 
-    Nothing is executed (`utils.training.unpickle`), and neither memory nor time grows beyond what the file's size explains.
+    Nothing is executed (`utils.training.unpickle`), and memory and time stay in proportion to the size of the file.
 
     Raises:
         UserError: the file is missing, damaged, larger than half a gigabyte, or holds something other than tensors,

@@ -50,7 +50,7 @@ def whole_epochs(lines: Sequence[LogLine]) -> Sequence[LogLine]:
 def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None:
     """Draw the losses of one or several runs over the epochs: every step thin, the mean of each whole epoch bold.
 
-    `logs` maps the label of a run to its steps in order (`utils.training.loss_log.read_log`). The loss has the large panel; the
+    `logs` maps the label of a run to its steps in order (`read_log` of loss_log.py). The loss has the large panel; the
     others of `LOSSES` stand below it, the fusion loss only where it is not the loss itself. A step is drawn at the
     middle of its share of the epoch, a mean at the middle of the steps that it is the mean of.
 

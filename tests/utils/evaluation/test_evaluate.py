@@ -18,7 +18,7 @@ from utils.evaluation.evaluate import (
     write_csv,
     write_json,
 )
-from utils.evaluation.evaluate.metrics import METRICS, TABLE_METRICS, evaluate_pair
+from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 
 NAMES = ("b", "a.1", "c")  # not in alphabetical order, and one with a dot

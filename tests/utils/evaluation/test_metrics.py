@@ -12,7 +12,7 @@ from skimage.metrics import structural_similarity
 
 from tools import plain_metrics
 from utils.data.images import read_gray
-from utils.evaluation.evaluate.metrics import (
+from utils.evaluation.metrics import (
     METRICS,
     TABLE_METRICS,
     average_gradient,

@@ -21,7 +21,7 @@ import pytest
 
 from utils.evaluation import report
 from utils.evaluation.contact_sheet import Row
-from utils.evaluation.evaluate.metrics import TABLE_METRICS
+from utils.evaluation.metrics import TABLE_METRICS
 from utils.evaluation.report import both_ends_first, compress, mean_ranks, write_report
 from utils.runtime.errors import UserError
 

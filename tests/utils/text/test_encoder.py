@@ -17,6 +17,7 @@ import pytest
 
 from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
+from utils.text import encoder as encoder_module
 from utils.text.encoder import EncodedText, TextEncoder, load_pretrained, text_features
 from utils.text.features import FeatureFiles
 
@@ -27,7 +28,7 @@ ROOT = Path(__file__).resolve().parents[3]
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS += ["a", "man", "dog", "cup", "of", "coffee", "and", "the", "at", "night"]
 TEXTS = [" ".join(WORDS[5 + (i * j) % 10] for j in range(1, i + 3)) for i in range(1, 12)]
-# Linear layers are computed by another library than in a model called by hand (encoders._pack).
+# Linear layers are computed by another library than in a model called by hand (encoder_module._pack).
 TOLERANCE = 1e-5
 TINY = {"num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8, "vocab_size": len(WORDS)}
 VISION = {
@@ -139,7 +140,7 @@ def test_each_family_gives_what_transformers_gives_by_hand(tmp_path, make):
 
 def test_each_name_stands_for_its_encoder():
     # The names are those of the issue; the families those that the models' own configurations state.
-    assert {name: (family.hub, family.model_type) for name, family in encoders.FAMILIES.items()} == {
+    assert {name: (family.hub, family.model_type) for name, family in encoder_module.FAMILIES.items()} == {
         "bert": ("bert-base-uncased", transformers.BertConfig.model_type),
         "blip": ("Salesforce/blip-itm-base-coco", transformers.BlipConfig.model_type),
         "blip2": ("Salesforce/blip2-itm-vit-g", transformers.Blip2Config.model_type),
@@ -272,7 +273,7 @@ def test_cut_texts_are_counted_and_named(folder):
 
 def test_default_place_of_the_cache(monkeypatch):
     monkeypatch.delenv("FILM_CACHE")
-    assert encoders.cache_folder() == Path.home() / ".cache" / "film-jittor" / "text"
+    assert encoder_module.cache_folder() == Path.home() / ".cache" / "film-jittor" / "text"
 
 
 # --- which features
