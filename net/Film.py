@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from net import primitives
+from net import ops
 from net.layers import Conv3x3, PointwiseConv, PReLU, uniform_parameter
 from net.restormer import TransformerBlock
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
@@ -62,7 +62,7 @@ class ImageToText(jt.nn.Module):
         self.hidden_dim = hidden_dim
 
     def execute(self, f: jt.Var) -> jt.Var:
-        f = primitives.nearest_resize(self.conv(f), STAGE_SIZE)
+        f = ops.nearest_resize(self.conv(f), STAGE_SIZE)
         return f.reshape((f.shape[0], -1, self.hidden_dim))
 
 
@@ -95,7 +95,7 @@ class CrossAttention(jt.nn.Module):
 
     def execute(self, text: jt.Var, tokens: jt.Var) -> jt.Var:
         attn = self.multihead_attn
-        return primitives.pooled_text_attention(
+        return ops.pooled_text_attention(
             text,
             tokens,
             attn.in_proj_weight,
@@ -134,11 +134,11 @@ class GuidedBranch(jt.nn.Module):
         batch, _, height, width = x.shape
         f = self.restormer(self.prelu1(self.conv1(x)))  # (b, 32, H, W)
         tokens = self.image_to_text(f)  # (b, 13824, 256)
-        guidance = primitives.l1_normalize(self.cross_attention(text, tokens))  # (b, 1, 256)
+        guidance = ops.l1_normalize(self.cross_attention(text, tokens))  # (b, 1, 256)
         g = (tokens * guidance).reshape((batch, -1, *STAGE_SIZE))  # (b, 32, 288, 384)
-        g = primitives.nearest_resize(g, (height, width))
+        g = ops.nearest_resize(g, (height, width))
         # prelu3(conv3([f, prelu2(conv2(g)) + f])), in one pass over the pixels
-        return primitives.merge(
+        return ops.merge(
             f,
             g,
             self.conv2.weight,

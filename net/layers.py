@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from net import primitives
+from net import ops
 from utils.runtime.jittor_env import jt
 
 
@@ -22,18 +22,15 @@ class PointwiseConv(jt.nn.Module):
         self.bias = uniform_parameter((out_channels,), bound) if bias else None
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return primitives.pointwise_conv(x, self.weight, self.bias)
+        return ops.pointwise_conv(x, self.weight, self.bias)
 
 
 class DepthwiseConv3x3(jt.nn.Module):
-    """3x3 convolution of each channel by itself, padding 1: (b, dim, H, W) -> the same."""
+    """The parameters of a 3x3 convolution of each channel separately, within a transformer block."""
 
     def __init__(self, dim: int, bias: bool) -> None:
         self.weight = uniform_parameter((dim, 1, 3, 3), 1 / 3)
         self.bias = uniform_parameter((dim,), 1 / 3) if bias else None
-
-    def execute(self, x: jt.Var) -> jt.Var:
-        return primitives.depthwise_conv3x3(x, self.weight, self.bias)
 
 
 class Conv3x3(jt.nn.Module):
@@ -43,7 +40,7 @@ class Conv3x3(jt.nn.Module):
         self.weight = uniform_parameter((out_channels, in_channels, 3, 3), 1 / (3 * math.sqrt(in_channels)))
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return primitives.conv3x3(x, self.weight)
+        return ops.conv3x3(x, self.weight)
 
 
 class PReLU(jt.nn.Module):
@@ -53,4 +50,4 @@ class PReLU(jt.nn.Module):
         self.weight = jt.full((1,), 0.25, "float32")
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return primitives.prelu(x, self.weight)
+        return ops.prelu(x, self.weight)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from net import cpu, primitives
+from net import ops
 from net.layers import DepthwiseConv3x3, PointwiseConv
 from utils.runtime.jittor_env import jt
 
@@ -30,11 +30,14 @@ class LayerNorm(jt.nn.Module):
         self.body = LayerNormBody(dim, kind == "WithBias")
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return primitives.channel_layer_norm(x, self.body.weight, self.body.bias)
+        return ops.channel_layer_norm(x, self.body.weight, self.body.bias)
 
 
 class Attention(jt.nn.Module):
-    """MDTA: multi-head attention between channels rather than pixels; x + MDTA(norm(x)), (b, dim, H, W) -> the same."""
+    """The parameters of MDTA, multi-head attention between channels rather than pixels.
+
+    MDTA(x) = project_out(channel_attention(qkv_dwconv(qkv(x)))), where qkv makes 3 dim channels of dim.
+    """
 
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
         self.temperature = jt.ones((heads, 1, 1))
@@ -42,22 +45,18 @@ class Attention(jt.nn.Module):
         self.qkv_dwconv = DepthwiseConv3x3(3 * dim, bias)
         self.project_out = PointwiseConv(dim, dim, bias)
 
-    def execute(self, x: jt.Var, norm: LayerNorm) -> jt.Var:
-        qkv = self.qkv_dwconv(self.qkv(norm(x)))  # (b, 3 dim, H, W)
-        return x + self.project_out(primitives.channel_mixing(qkv, self.temperature))
-
 
 class FeedForward(jt.nn.Module):
-    """GDFN: a feed-forward network gated by its own GELU; x + GDFN(norm(x)), (b, dim, H, W) -> the same."""
+    """The parameters of GDFN, a feed-forward network with a gate.
+
+    GDFN(x) = project_out(gated_gelu(dwconv(project_in(x)))), where project_in makes 2 hidden channels of dim.
+    """
 
     def __init__(self, dim: int, ffn_expansion_factor: float, bias: bool) -> None:
         hidden = int(dim * ffn_expansion_factor)
         self.project_in = PointwiseConv(dim, 2 * hidden, bias)
         self.dwconv = DepthwiseConv3x3(2 * hidden, bias)
         self.project_out = PointwiseConv(hidden, dim, bias)
-
-    def execute(self, x: jt.Var, norm: LayerNorm) -> jt.Var:
-        return x + self.project_out(primitives.gated_gelu(self.dwconv(self.project_in(norm(x)))))
 
 
 class TransformerBlock(jt.nn.Module):
@@ -86,19 +85,15 @@ class TransformerBlock(jt.nn.Module):
 
     def execute(self, x: jt.Var) -> jt.Var:
         norm1, attn, norm2, ffn = self.norm1.body, self.attn, self.norm2.body, self.ffn
-        if primitives.kernels_in_use() and norm1.bias is not None and attn.qkv.bias is None:
-            return cpu.transformer_block(
-                x,
-                norm1.weight,
-                norm1.bias,
-                attn.qkv.weight,
-                attn.qkv_dwconv.weight,
-                attn.temperature,
-                attn.project_out.weight,
-                norm2.weight,
-                norm2.bias,
-                ffn.project_in.weight,
-                ffn.dwconv.weight,
-                ffn.project_out.weight,
-            )
-        return ffn(attn(x, self.norm1), self.norm2)
+        return ops.transformer_block(
+            x,
+            (norm1.weight, norm1.bias),
+            (attn.qkv.weight, attn.qkv.bias),
+            (attn.qkv_dwconv.weight, attn.qkv_dwconv.bias),
+            attn.temperature,
+            (attn.project_out.weight, attn.project_out.bias),
+            (norm2.weight, norm2.bias),
+            (ffn.project_in.weight, ffn.project_in.bias),
+            (ffn.dwconv.weight, ffn.dwconv.bias),
+            (ffn.project_out.weight, ffn.project_out.bias),
+        )

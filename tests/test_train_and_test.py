@@ -293,9 +293,11 @@ def test_the_chain_on_real_pairs_follows_the_official_run(shared, tmp_path):
     assert "The test result of RoadScene:" in done.stdout
 
 
-def test_portable_form_is_chosen_by_the_environment():
-    code = "from net.primitives import kernels_in_use; print(kernels_in_use())"
-    for value, expected in (("1", "False"), ("0", "True")):
-        environment = os.environ | {"FILM_PORTABLE": value}
+@pytest.mark.parametrize("name", ["FILM_REFERENCE", "FILM_PORTABLE"])
+def test_reference_form_is_chosen_by_the_environment(name):
+    """By its name and by its earlier name."""
+    code = "from net import ops; print(ops.reference_in_use())"
+    for value, expected in (("1", "True"), ("0", "False")):
+        environment = os.environ | {name: value}
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
         assert done.stdout.strip() == expected

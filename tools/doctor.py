@@ -299,7 +299,7 @@ class Kernel:
 
 def kernels() -> list[Kernel]:
     """A few kernels of FILM's at the size of its training images, 288x384."""
-    from net import primitives
+    from net import ops
     from net.restormer import TransformerBlock
     from net.shapes import STAGE_SIZE
     from utils.runtime.jittor_env import jt
@@ -307,10 +307,10 @@ def kernels() -> list[Kernel]:
     n, dim, hidden = 1024, 32, 128
     pixels = STAGE_SIZE[0] * STAGE_SIZE[1]
     a = jt.random((n, n))
-    x, wide = jt.random((1, dim, *STAGE_SIZE)), jt.random((1, 3 * dim, *STAGE_SIZE))
-    weight, windows = jt.random((3 * dim, dim, 1, 1)), jt.random((3 * dim, 1, 3, 3))
+    image, x = jt.random((1, 1, *STAGE_SIZE)), jt.random((1, dim, *STAGE_SIZE))
+    weight, windows = jt.random((3 * dim, dim, 1, 1)), jt.random((dim, 1, 3, 3))
     block = TransformerBlock(dim)
-    jt.sync([a, x, wide, weight, windows, *block.parameters()], True)
+    jt.sync([a, image, x, weight, windows, *block.parameters()], True)
 
     # a pixel of the block: 1x1 convolutions, 3x3 windows, scores and mixing of 8 heads of 4 channels, norms and GELU
     pointwise = 2 * dim * (3 * dim + dim + 2 * hidden + hidden)
@@ -326,14 +326,14 @@ def kernels() -> list[Kernel]:
             2 * dim * 3 * dim * pixels,
             4 * 4 * dim * pixels,
             4,
-            lambda: [primitives.pointwise_conv(x, weight)],
+            lambda: [ops.pointwise_conv(x, weight)],
         ),
         Kernel(
-            "depthwise 3x3",
-            18 * 3 * dim * pixels,
-            8 * 3 * dim * pixels,
+            "3x3 convolution",
+            18 * dim * pixels,
+            4 * (1 + dim) * pixels,
             4,
-            lambda: [primitives.depthwise_conv3x3(wide, windows)],
+            lambda: [ops.conv3x3(image, windows)],
         ),
         Kernel("block, forward", block_operations, 16 * dim * pixels, 6, lambda: [block(x)]),
         # backward computes the inside again, then two products for each of the forward pass
@@ -345,7 +345,7 @@ def kernels() -> list[Kernel]:
 class Circumstances:
     """What could make kernels slow here."""
 
-    portable: bool = False  # FILM_PORTABLE=1
+    reference: bool = False  # FILM_REFERENCE=1
     threads: int = 1
     cores: int = 1
     share: float = 1.0  # of its time that the yardstick got
@@ -361,6 +361,7 @@ SIMD = {"avx512f": "__AVX512F__", "avx2": "__AVX2__"}  # /proc/cpuinfo -> the co
 
 def circumstances(share: float) -> Circumstances:
     """Look around, with Jittor up."""
+    from net import ops
     from utils.runtime.jittor_env import jt
 
     cpuinfo = Path("/proc/cpuinfo")
@@ -368,7 +369,7 @@ def circumstances(share: float) -> Circumstances:
     macros = output_of(compiler(), "-march=native", "-dM", "-E", "-x", "c", "/dev/null")
     threads = os.environ.get("OMP_NUM_THREADS", "")
     return Circumstances(
-        portable=os.environ.get("FILM_PORTABLE") == "1",
+        reference=ops.reference_in_use(),
         threads=int(threads) if threads.isdigit() else cores(),
         cores=cores(),
         share=share,
@@ -384,8 +385,8 @@ def likely_cause(seen: Circumstances) -> tuple[str, str]:
     """Why a kernel is slow, most likely, and what to do; the surest sign first."""
     if seen.debug:
         return "Jittor is a debug build", "unset debug and cc_flags, delete Jittor's cache"
-    if seen.portable:
-        return "FILM_PORTABLE=1 switches FILM's kernels off", "unset it"
+    if seen.reference:
+        return "FILM_REFERENCE=1 switches FILM's kernels off", "unset it"
     if not seen.gpu and seen.threads < seen.cores:
         return f"{seen.threads} of {seen.cores} cores in use", "unset OMP_NUM_THREADS"
     if not seen.gpu and (seen.share < BUSY or seen.load > seen.cores * 1.5):

@@ -1,49 +1,103 @@
-"""The operations under FILM's layers: the kernels of `cpu` or `cuda` where they serve, else the forms of `portable`."""
+"""FILM's operations: the table of their forms, and the rule that chooses one.
+
+An operation is called like a function: ``ops.conv3x3(x, weight)``. Its reference form, mostly in `reference`, defines
+what it computes. `cpu` and `cuda` hold fast forms of those operations where they pay. To add an operation, write its
+reference form and a row here; tests/net/test_ops.py says how to test it.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-from net import cpu, cuda, portable
+from net.ops import cpu, cuda, reference
+from net.ops.reference import Layer
 from utils.runtime.jittor_env import jt
 
-_settings = {"kernels": os.environ.get("FILM_PORTABLE", "0") != "1"}
+Form = Callable[..., jt.Var]
+
+# FILM_PORTABLE is the earlier name of FILM_REFERENCE.
+_settings = {"reference": os.environ.get("FILM_REFERENCE", os.environ.get("FILM_PORTABLE")) == "1"}
 
 
-def use_kernels(on: bool) -> None:
-    """Allow FILM's own kernels (the default, unless $FILM_PORTABLE is 1), or have the portable forms everywhere."""
-    _settings["kernels"] = on
+def reference_in_use() -> bool:
+    """Whether every operation computes in its reference form."""
+    return _settings["reference"]
 
 
-def kernels_in_use() -> bool:
-    """Whether the CPU kernels compute: they are allowed, and Jittor works on the CPU."""
-    return _settings["kernels"] and not jt.flags.use_cuda
+@contextmanager
+def reference_only() -> Iterator[None]:
+    """Compute every operation in its reference form, as $FILM_REFERENCE=1 does for the process."""
+    before = _settings["reference"]
+    _settings["reference"] = True
+    try:
+        yield
+    finally:
+        _settings["reference"] = before
 
 
-def _fastest(form: Callable[..., jt.Var]) -> Callable[..., jt.Var]:
-    """The primitive of which `form` is the portable form."""
-    on_cpu, on_gpu = (getattr(module, form.__name__, form) for module in (cpu, cuda))
+@dataclass(frozen=True)
+class Operation:
+    """One row of the table: the forms of an operation, which take the same arguments and return the same result.
 
-    @wraps(form)
-    def primitive(*args: object) -> jt.Var:
-        if not _settings["kernels"]:
-            return form(*args)
-        return (on_gpu if jt.flags.use_cuda else on_cpu)(*args)
+    A call uses the form of the current device. It uses the reference form where there is none, where the form returns
+    `NotImplemented` because it does not support the arguments, and within `reference_only`.
+    """
 
-    return primitive
+    reference: Form
+    cpu: Form | None = None
+    cuda: Form | None = None
+
+    def __call__(self, *arguments: object) -> jt.Var:
+        fast = None if reference_in_use() else self.cuda if jt.flags.use_cuda else self.cpu
+        result = fast(*arguments) if fast else NotImplemented
+        return self.reference(*arguments) if result is NotImplemented else result
 
 
-pointwise_conv = _fastest(portable.pointwise_conv)
-conv3x3 = _fastest(portable.conv3x3)
-prelu = _fastest(portable.prelu)
-merge = _fastest(portable.merge)
-pooled_text_attention = _fastest(portable.pooled_text_attention)
-nearest_resize = _fastest(portable.nearest_resize)
+# The CPU computes depthwise_conv3x3, gated_gelu, channel_layer_norm and channel_attention within transformer_block.
+pointwise_conv = Operation(reference.pointwise_conv, cpu=cpu.pointwise_conv)
+conv3x3 = Operation(reference.conv3x3, cpu=cpu.conv3x3, cuda=cuda.conv3x3)
+depthwise_conv3x3 = Operation(reference.depthwise_conv3x3, cuda=cuda.depthwise_conv3x3)
+prelu = Operation(reference.prelu, cpu=cpu.prelu)
+gated_gelu = Operation(reference.gated_gelu, cuda=cuda.gated_gelu)
+channel_layer_norm = Operation(reference.channel_layer_norm, cuda=cuda.channel_layer_norm)
+channel_attention = Operation(reference.channel_attention)
+merge = Operation(reference.merge, cpu=cpu.merge)
+pooled_text_attention = Operation(reference.pooled_text_attention, cpu=cpu.pooled_text_attention)
+take_pixels = Operation(reference.take_pixels, cpu=cpu.take_pixels, cuda=cuda.take_pixels)
+l1_normalize = Operation(reference.l1_normalize)
 
-depthwise_conv3x3 = _fastest(portable.depthwise_conv3x3)
-gated_gelu = _fastest(portable.gated_gelu)
-channel_layer_norm = _fastest(portable.channel_layer_norm)
-channel_mixing = _fastest(portable.channel_mixing)
-l1_normalize = portable.l1_normalize
+
+def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
+    """torch's interpolate(mode='nearest'): x (b, c, h, w) -> (b, c, *size), source index floor(dst * (in / out))."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    lengths = zip(x.shape[2:], size, strict=True)
+    return take_pixels(x, *(jt.array(reference.nearest_indices(*pair)) for pair in lengths))
+
+
+def _transformer_block(
+    x: jt.Var,
+    norm1: Layer,
+    qkv: Layer,
+    qkv_depthwise: Layer,
+    temperature: jt.Var,
+    attention_out: Layer,
+    norm2: Layer,
+    project_in: Layer,
+    depthwise: Layer,
+    project_out: Layer,
+) -> jt.Var:
+    """x + MDTA(norm1(x)), then x + GDFN(norm2(x)): x (b, c, H, W) -> the same, composed of the operations above.
+
+    `restormer.TransformerBlock` describes the layers; each is a pair of weight and bias, and a bias may be None.
+    """
+    y = depthwise_conv3x3(pointwise_conv(channel_layer_norm(x, *norm1), *qkv), *qkv_depthwise)
+    x = x + pointwise_conv(channel_attention(y, temperature), *attention_out)
+    y = depthwise_conv3x3(pointwise_conv(channel_layer_norm(x, *norm2), *project_in), *depthwise)
+    return x + pointwise_conv(gated_gelu(y), *project_out)
+
+
+transformer_block = Operation(_transformer_block, cpu=cpu.transformer_block)

@@ -1,7 +1,4 @@
-"""The operations under FILM's layers in their portable form: Jittor's own operators, on any device.
-
-They say what each primitive computes; `cpu` holds the fast form of those where it pays. `primitives` chooses.
-"""
+"""The reference forms: what each operation computes, in Jittor's own operators, on any device."""
 
 from __future__ import annotations
 
@@ -13,6 +10,8 @@ from utils.runtime.jittor_env import jt
 
 NORM_EPS = 1e-12
 LAYER_NORM_EPS = 1e-5
+
+Layer = tuple[jt.Var, jt.Var | None]  # weight and bias
 
 
 def pointwise_conv(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
@@ -64,7 +63,7 @@ def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var
     return centred * scale * weight.reshape((1, -1, 1, 1)) + bias.reshape((1, -1, 1, 1))
 
 
-def channel_mixing(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
+def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
     """Attention between channels: qkv (b, 3c, H, W), temperature (heads, 1, 1) -> (b, c, H, W).
 
     Channel = head * (c / heads) + i. Per head, with q and k L2-normalised along their pixels (c/heads, H W):
@@ -89,7 +88,7 @@ def merge(
     bias3: jt.Var,
     slope3: jt.Var,
 ) -> jt.Var:
-    """Features and text-guided features, merged: f and g (b, c, H, W) -> (b, c, H, W).
+    """Merge features and text-guided features: f and g (b, c, H, W) -> (b, c, H, W).
 
     prelu3(conv3([f, prelu2(conv2(g)) + f])) with weight2 (c, c, 1, 1), weight3 (c, 2c, 1, 1), biases (c,), slopes (1,).
     """
@@ -108,11 +107,11 @@ def pooled_text_attention(
 ) -> jt.Var:
     """Multi-head attention as torch.nn.MultiheadAttention computes it, averaged over its queries.
 
-    text (b, L, e) asks, tokens (b, T, e) are keys and values; in_weight (3e, e) and in_bias (3e,) project query, key
-    and value, out_weight (e, e) and out_bias (e,) the output -> (b, 1, e).
+    text (b, L, e) holds the queries, tokens (b, T, e) the keys and values. in_weight (3e, e) and in_bias (3e,) project
+    query, key and value, out_weight (e, e) and out_bias (e,) the output -> (b, 1, e).
 
-    The mean over the L queries commutes with everything behind the softmax, so the attention is averaged first: value
-    and output projection then see one vector a head, not T tokens or L queries.
+    Everything after the softmax is linear, so the attention is averaged over the L queries first: the value and output
+    projections then see one vector per head, not T tokens or L queries.
     """
     batch, queries, width = text.shape
     count = tokens.shape[1]
@@ -141,13 +140,13 @@ def l2_normalize(x: jt.Var) -> jt.Var:
     return x / jt.maximum(jt.sqrt((x * x).sum(dim=-1, keepdims=True)), NORM_EPS)
 
 
-def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
-    """torch's interpolate(mode='nearest'): x (b, c, h, w) -> (b, c, *size), source index floor(dst * (in / out))."""
-    batch, channels, height, width = x.shape
-    if (height, width) == tuple(size):
-        return x
-    rows, columns = (jt.array(nearest_indices(*pair)) for pair in zip((height, width), size, strict=True))
-    return x.reindex([batch, channels, *size], ["i0", "i1", "@e0(i2)", "@e1(i3)"], extras=[rows, columns])
+def take_pixels(x: jt.Var, rows: jt.Var, columns: jt.Var) -> jt.Var:
+    """x (b, c, H, W), rows (r,), columns (k,) -> (b, c, r, k): y[..., i, j] = x[..., rows[i], columns[j]].
+
+    The indices are int32 and ascend.
+    """
+    shape = [*x.shape[:2], rows.shape[0], columns.shape[0]]
+    return x.reindex(shape, ["i0", "i1", "@e0(i2)", "@e1(i3)"], extras=[rows, columns])
 
 
 def nearest_indices(length: int, out_length: int) -> np.ndarray:

@@ -5,7 +5,6 @@
 
 #include "block.h"
 #include "merge.h"
-#include "parts.h"
 #include "resize.h"
 #include "text.h"
 using namespace film;
@@ -44,10 +43,6 @@ int main(int, char** a) {
             {dx, dnorm, dnorm_bias, dqkv, dwindows, dtemperature, dproject},
             {between, dnorm2, dbias2, dexpand, dwindows2, dcontract}
         );
-        Array<> stacked(image * 3 * c), dstacked(image * 3 * c);
-        ChannelMixing mixing(c, heads, temperature);
-        channel_mixing(mixing, stacked, batch, height, width, y, saved);
-        channel_mixing_backward(mixing, stacked, saved, dy, batch, height, width, dstacked, dtemperature);
     }
     {
         ConvShape s{c, out, batch, height, width}, back{out, c, batch, height, width};
@@ -60,18 +55,9 @@ int main(int, char** a) {
         conv3x3_weights(s, x, wide, d3);
     }
     {
-        ConvShape s{c, 1, batch, height, width};
-        Array<> w(c * 9), bias(c), dw(c * 9), dbias(c), slope(1), dslope(1);
-        depthwise_conv3x3(s, x, w, bias, y);
-        depthwise_conv3x3(s, dy, w, nullptr, dx, true);
-        depthwise_conv3x3_weights(s, x, dy, dw, dbias);
-        channel_layer_norm(s, x, norm, norm_bias, y);
-        channel_layer_norm_backward(s, x, norm, true, dy, dx, dnorm, dnorm_bias);
+        Array<> dslope(1);
         prelu(x, 0.25f, image * c, y);
         prelu_backward(x, 0.25f, dy, image * c, dx, dslope);
-        Array<> half(image * (c / 2)), dhalf(image * (c / 2)), even(image * (c / 2 * 2)), deven(image * (c / 2 * 2));
-        gated_gelu(even, batch, plane * (c / 2), half);
-        gated_gelu_backward(even, dhalf, batch, plane * (c / 2), deven);
     }
     {
         Array<> g(image * c), dg(image * c), w2(c * c), b2(c), s2(1), w3(2 * c * c), b3(c), s3(1);

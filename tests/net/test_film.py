@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from net import ops
 from net.Film import Net
-from net.portable import nearest_indices
+from net.ops.reference import nearest_indices
 from net.restormer import TransformerBlock
 from utils.runtime.jittor_env import jt
 from utils.training.checkpoint import load_weights
@@ -52,9 +53,8 @@ def test_outputs_equal_the_official_ones(net, golden, case):
     assert np.abs(fused - golden[f"{case}_out"]).max() <= OUTPUT_TOLERANCE
 
 
-def test_portable_form_gives_the_official_output(net, golden, use_kernels):
-    use_kernels(False)
-    with jt.no_grad():
+def test_reference_form_gives_the_official_output(net, golden):
+    with ops.reference_only(), jt.no_grad():
         fused = net(*(jt.array(golden[f"test0_{key}"]) for key in "ABT")).numpy()
     assert np.abs(fused - golden["test0_out"]).max() <= OUTPUT_TOLERANCE
 

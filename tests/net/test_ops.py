@@ -1,155 +1,298 @@
-"""The CPU kernels against the portable forms, forward and backward."""
+"""Every form of every operation against its reference form, forward and backward.
+
+To test a new operation, yield some of its inputs as `Case`s from `cases`. Each case is run on every fast form that the
+operation's row in net/ops has; on the CPU also the forms for CUDA, whose sources compile for both. The output and the
+gradients with respect to all float arrays must equal those of the reference form.
+"""
 
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from net import cpu, portable, primitives
+from net import ops
+from net.ops import reference
+from net.ops.binding import KernelOperation
+from net.ops.reference import nearest_indices
 from net.restormer import TransformerBlock
-from tests.net.compare_forms import SIZES, assert_same, random
 from utils.runtime.jittor_env import jt
 
-pytestmark = pytest.mark.skipif(os.environ.get("FILM_TEST_DEVICE") == "cuda", reason="kernels of the CPU")
+# batch, height, width: odd, one pixel wide, one pixel high, wider than a chunk of pixels, fewer rows than threads
+SIZES = [(2, 13, 37), (1, 9, 1), (3, 1, 20), (1, 3, 700), (1, 1, 1)]
+
+ON_GPU = os.environ.get("FILM_TEST_DEVICE") == "cuda"
+only_cpu = pytest.mark.skipif(ON_GPU, reason="kernels of the CPU")
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("channels", "outputs"), [(32, 32), (5, 3), (64, 1)])
-def test_pointwise_conv(size, channels, outputs):
-    b, h, w = size
-    inputs = random(b, channels, h, w), random(outputs, channels, 1, 1), random(outputs)
-    assert_same(cpu.pointwise_conv, portable.pointwise_conv, *inputs)
-    assert_same(cpu.pointwise_conv, portable.pointwise_conv, *inputs[:2])
+@dataclass(frozen=True)
+class Case:
+    """Inputs of an operation. A call makes a random array; None and numbers are passed as they are.
+
+    Every array must equal the reference form's within `tolerance` of the largest value of that one, which counts as at
+    least `floor`.
+    """
+
+    operation: str
+    inputs: tuple
+    tolerance: float = 2e-5
+    floor: float = 1e-3
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("channels", "outputs"), [(1, 32), (32, 32), (3, 5)])
-def test_conv3x3(size, channels, outputs):
-    b, h, w = size
-    assert_same(cpu.conv3x3, portable.conv3x3, random(b, channels, h, w), random(outputs, channels, 3, 3))
+def random(*shape: int, scale: float = 1, shift: float = 0, seed: int = 0) -> Callable[[], np.ndarray]:
+    """Makes an array of normally distributed values."""
+    return lambda: np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32) * scale + shift
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_depthwise_conv3x3(size):
-    b, h, w = size
-    inputs = random(b, 5, h, w), random(5, 1, 3, 3), random(5)
-    assert_same(cpu.depthwise_conv3x3, portable.depthwise_conv3x3, *inputs)
-    assert_same(cpu.depthwise_conv3x3, portable.depthwise_conv3x3, *inputs[:2])
+def constant(value: float) -> Callable[[], np.ndarray]:
+    return partial(np.array, [value], np.float32)
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_gated_gelu(size):
-    b, h, w = size
-    assert_same(cpu.gated_gelu, portable.gated_gelu, random(b, 6, h, w) * 3)
+def cases() -> Iterator[Case]:
+    for b, h, w in SIZES:
+        for i, o in [(32, 32), (5, 3), (64, 1)]:
+            for bias in (random(o), None):
+                yield Case("pointwise_conv", (random(b, i, h, w), random(o, i, 1, 1), bias))
+        for i, o in [(1, 32), (32, 32), (3, 5)]:
+            yield Case("conv3x3", (random(b, i, h, w), random(o, i, 3, 3)))
+        for bias in (random(5), None):
+            yield Case("depthwise_conv3x3", (random(b, 5, h, w), random(5, 1, 3, 3), bias))
+        yield Case("gated_gelu", (random(b, 6, h, w, scale=3),))
+        for c in (32, 7):
+            yield Case("channel_layer_norm", (random(b, c, h, w, shift=1), random(c), random(c, seed=1)), 1e-4)
+        for c in (32, 3):
+            second = random(c, c, 1, 1), random(c), constant(0.25)
+            third = random(c, 2 * c, 1, 1), random(c), constant(-0.1)
+            yield Case("merge", (random(b, c, h, w), random(b, c, h, w, seed=1), *second, *third), 1e-4)
+        for c in (32, 64):
+            yield Case("transformer_block", (random(b, c, h, w), *block_weights(c)), 1e-4, floor=1e-2)
+    for slope in (0.25, 0.0, -0.5):
+        yield Case("prelu", (random(2, 3, 41, 17), constant(slope)))
+    for b, queries, tokens in [(2, 149, 1300), (1, 5, 512), (1, 17, 3)]:
+        e = 64
+        projections = random(3 * e, e, scale=0.3), random(3 * e), random(e, e), random(e)
+        yield Case("pooled_text_attention", (random(b, queries, e), random(b, tokens, e), *projections, 8), 1e-4)
+    for size in [(5, 9), (1, 1), (26, 74), (13, 37), (7, 80)]:
+        tables = (partial(nearest_indices, *pair) for pair in zip((13, 37), size, strict=True))
+        yield Case("take_pixels", (random(2, 3, 13, 37), *tables))
 
 
+def block_weights(c: int, bias: bool = False, norm_bias: bool = True, heads: int = 8) -> list:
+    """The inputs of a transformer block after x: random values, temperatures about 1."""
+    shapes = {
+        "norm1": (c,),
+        "qkv": (3 * c, c, 1, 1),
+        "qkv_depthwise": (3 * c, 1, 3, 3),
+        "temperature": (heads, 1, 1),
+        "attention_out": (c, c, 1, 1),
+        "norm2": (c,),
+        "project_in": (8 * c, c, 1, 1),
+        "depthwise": (8 * c, 1, 3, 3),
+        "project_out": (c, 4 * c, 1, 1),
+    }
+
+    def layer(seed: int, name: str) -> tuple | Callable[[], np.ndarray]:
+        shape = shapes[name]
+        if name == "temperature":
+            return random(*shape, scale=0.3, shift=1, seed=seed)
+        has_bias = norm_bias if name.startswith("norm") else bias
+        return random(*shape, scale=0.3, seed=seed), random(shape[0], scale=0.3, seed=seed + 50) if has_bias else None
+
+    return [layer(seed, name) for seed, name in enumerate(shapes)]
+
+
+def evaluate(form: Callable[..., jt.Var], inputs: tuple) -> list[jt.Var]:
+    """The output of `form`, and the gradients of a random projection of it with respect to every float input; not yet
+    computed."""
+    variables = []
+
+    def make(value: object) -> object:
+        if isinstance(value, tuple):
+            return tuple(make(part) for part in value)
+        if not callable(value):
+            return value
+        array = jt.array(value())
+        if array.dtype == "float32":
+            variables.append(array)
+        return array
+
+    y = form(*(make(value) for value in inputs))
+    assert y is not NotImplemented
+    weights = jt.array(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
+    return [y, *jt.grad((y * weights).sum(), variables)]
+
+
+def check(form: Callable[..., jt.Var], case: Case) -> None:
+    """Whether `form` equals the reference form of the case's operation."""
+    fast = evaluate(form, case.inputs)
+    with ops.reference_only():
+        plain = evaluate(getattr(ops, case.operation), case.inputs)
+    jt.sync(fast + plain)  # in one call, so that Jittor compiles all their kernels in parallel
+    for index, (a, b) in enumerate(zip(fast, plain, strict=True)):
+        a, b = a.numpy(), b.numpy()
+        largest = max(np.abs(b).max(), case.floor)
+        assert np.abs(a - b).max() <= case.tolerance * largest, f"array {index}: {np.abs(a - b).max()} of {largest}"
+
+
+OPERATIONS = {name: value for name, value in vars(ops).items() if isinstance(value, ops.Operation)}
+FORMS = [
+    pytest.param(form, case, id=f"{case.operation}-{device}-{index}")
+    for index, case in enumerate(cases())
+    for device in (("cuda",) if ON_GPU else ("cpu", "cuda"))
+    if (form := getattr(OPERATIONS[case.operation], device))
+]
+
+
+@pytest.mark.parametrize(("form", "case"), FORMS)
+def test_fast_form_equals_the_reference(form, case):
+    check(form, case)
+
+
+def test_every_fast_form_has_a_case():
+    assert {name for name, row in OPERATIONS.items() if row.cpu or row.cuda} == {case.operation for case in cases()}
+
+
+@pytest.mark.parametrize(("bias", "norm_bias"), [(True, True), (False, False)])
+def test_block_with_biases_or_bias_free_norms_is_composed_of_operations(bias, norm_bias):
+    check(ops.transformer_block, Case("transformer_block", (random(2, 6, 5, 9), *block_weights(6, bias, norm_bias, 2))))
+
+
+@pytest.fixture
+def gpu(monkeypatch) -> None:
+    """Make `ops` see a GPU: jt.flags refuses a device that is absent."""
+    monkeypatch.setattr(ops, "jt", SimpleNamespace(flags=SimpleNamespace(use_cuda=1)))
+
+
+@pytest.mark.parametrize(("bias", "norm_bias"), [(False, True), (True, False)])
+def test_block_is_composed_of_cuda_forms_on_a_gpu(gpu, bias, norm_bias):
+    check(ops.transformer_block, Case("transformer_block", (random(2, 6, 5, 9), *block_weights(6, bias, norm_bias, 2))))
+
+
+def test_the_form_of_the_device_is_chosen(monkeypatch):
+    def forms(names: str) -> dict[str, Callable[[], str]]:
+        return {name: partial(str, name) for name in names.split()}
+
+    both, none = ops.Operation(**forms("reference cpu cuda")), ops.Operation(**forms("reference"))
+    unsupported = ops.Operation(**forms("reference"), cpu=lambda: NotImplemented, cuda=lambda: NotImplemented)
+    for use_cuda, device in ((0, "cpu"), (1, "cuda")):
+        monkeypatch.setattr(ops, "jt", SimpleNamespace(flags=SimpleNamespace(use_cuda=use_cuda)))
+        assert (both(), none(), unsupported()) == (device, "reference", "reference")
+        with ops.reference_only():
+            assert ops.reference_in_use()
+            assert both() == "reference"
+        assert not ops.reference_in_use()
+
+
+@only_cpu
+@pytest.mark.parametrize("form", [ops.conv3x3.cpu, ops.conv3x3.cuda])
+def test_only_kernels_whose_results_are_needed_run(form):
+    """The gradient of the weight alone does not compute the gradient of the image."""
+    x, weight = jt.array(random(1, 2, 4, 5)()), jt.array(random(3, 2, 3, 3)())
+    y = form(x, weight)
+    y.sync()
+    with jt.profile_scope() as report:
+        jt.grad(y.sum(), [weight])[0].sync()
+    assert sum(row[0].startswith("code") for row in report[1:]) == 1
+
+
+def test_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match=r"weight: shape \[3, 5, 3, 3\] is not 'o i 3 3' with .*'i': 2"):
+        ops.conv3x3(jt.ones((1, 2, 4, 5)), jt.ones((3, 5, 3, 3)))
+    with pytest.raises(ValueError, match=r"x: shape \[2, 4\] is not 'b i h w'"):
+        ops.conv3x3(jt.ones((2, 4)), jt.ones((3, 2, 3, 3)))
+
+
+@only_cpu
 def test_gelu_is_exact_in_its_tails():
     """Against scipy in float64, from -12 to 12, where exp underflows: within 2e-7 of the largest value."""
-    x = np.linspace(-12, 12, 4001, dtype=np.float32)
-    inputs = jt.array(np.stack([x, np.ones_like(x)])[None, :, None])
-    exact = x.astype(np.float64) * ndtr(x.astype(np.float64))
-    assert np.abs(cpu.gated_gelu(inputs).numpy()[0, 0, 0] - exact).max() < 2e-7 * 12
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("channels", [32, 7])
-def test_channel_layer_norm(size, channels):
-    b, h, w = size
-    inputs = random(b, channels, h, w) + 1, random(channels), random(channels)
-    assert_same(cpu.channel_layer_norm, portable.channel_layer_norm, *inputs, tolerance=1e-4)
-    without_bias = (lambda x, weight, form=form: form.channel_layer_norm(x, weight, None) for form in (cpu, portable))
-    assert_same(*without_bias, *inputs[:2], tolerance=1e-4)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize(("channels", "heads"), [(32, 8), (6, 2)])
-def test_channel_mixing(size, channels, heads):
-    b, h, w = size
-    inputs = random(b, 3 * channels, h, w), random(heads, 1, 1) + 1
-    assert_same(cpu.channel_mixing, portable.channel_mixing, *inputs, tolerance=1e-4)
-
-
-@pytest.mark.parametrize("slope", [0.25, 0.0, -0.5])
-def test_prelu(slope):
-    assert_same(cpu.prelu, portable.prelu, random(2, 3, 41, 17), np.array([slope], np.float32))
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("channels", [32, 3])
-def test_merge(size, channels):
-    b, h, w = size
-    c = channels
-    images = random(b, c, h, w), random(b, c, h, w, seed=1)
-    second = random(c, c, 1, 1), random(c), np.array([0.25], np.float32)
-    third = random(c, 2 * c, 1, 1), random(c), np.array([-0.1], np.float32)
-    assert_same(cpu.merge, portable.merge, *images, *second, *third, tolerance=1e-4)
-
-
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("dim", [32, 64])
-def test_transformer_block(size, dim, use_kernels):
-    """Both halves of a block, of random norms and temperatures, with every one of its weights."""
-    b, h, w = size
-    block = TransformerBlock(dim)
-    names, parameters = zip(*block.named_parameters(), strict=True)
-    values = [
-        random(*p.shape, seed=i) * 0.3 + ("temperature" in n)
-        for i, (n, p) in enumerate(zip(names, parameters, strict=True))
-    ]
-
-    x = jt.array(random(b, dim, h, w))
-    for parameter, value in zip(parameters, values, strict=True):
-        parameter.assign(value)
-
-    def form() -> list[jt.Var]:
-        y = block(x)
-        return [y, *jt.grad((y * jt.array(random(*y.shape, seed=9))).sum(), [x, *parameters])]
-
-    fast = form()
-    use_kernels(False)
-    plain = form()
-    jt.sync(fast + plain)
-    for name, a, b in zip(["output", "input", *names], fast, plain, strict=True):
-        a, b = a.numpy(), b.numpy()
-        assert np.abs(a - b).max() <= 1e-4 * max(np.abs(b).max(), 1e-2), name
-
-
-@pytest.mark.parametrize(("batch", "queries", "tokens"), [(2, 149, 1300), (1, 5, 512), (1, 17, 3)])
-def test_pooled_text_attention(batch, queries, tokens):
-    width, heads = 64, 8
-    inputs = (
-        random(batch, queries, width),
-        random(batch, tokens, width),
-        random(3 * width, width) * 0.3,
-        random(3 * width),
-        random(width, width),
-        random(width),
+    gelu = KernelOperation(
+        "simd.h",
+        inputs={"x": "n"},
+        makes={"y": "n"},
+        forward="for (long k = 0; k < n; k += LANES) { vec z = load(x + k); store(y + k, gelu(z, normal(z))); }",
     )
-    fast, plain = (lambda *v, form=form: form.pooled_text_attention(*v, heads) for form in (cpu, portable))
-    assert_same(fast, plain, *inputs, tolerance=1e-4)
+    x = np.linspace(-12, 12, 4096, dtype=np.float32)
+    exact = x.astype(np.float64) * ndtr(x.astype(np.float64))
+    assert np.abs(gelu(jt.array(x)).numpy() - exact).max() < 2e-7 * 12
 
 
+@only_cpu
 def test_pooled_text_attention_survives_large_scores():
     """Scores of several hundred: exp of them alone would overflow."""
     width, heads = 64, 8
-    text, tokens = random(1, 4, width) * 40, random(1, 700, width) * 40
-    weights = random(3 * width, width) * 0.3, random(3 * width), random(width, width), random(width)
-    arrays = [jt.array(x) for x in (text, tokens, *weights)]
-    fast, plain = (form.pooled_text_attention(*arrays, heads).numpy() for form in (cpu, portable))
+    shapes = random(3 * width, width, scale=0.3), random(3 * width), random(width, width), random(width)
+    inputs = random(1, 4, width, scale=40), random(1, 700, width, scale=40), *shapes
+    arrays = [jt.array(make()) for make in inputs]
+    fast = ops.pooled_text_attention(*arrays, heads).numpy()
+    with ops.reference_only():
+        plain = ops.pooled_text_attention(*arrays, heads).numpy()
     assert np.isfinite(fast).all()
     np.testing.assert_allclose(fast, plain, rtol=1e-3, atol=1e-3 * np.abs(plain).max())
 
 
-@pytest.mark.parametrize("size", [(5, 9), (1, 1), (26, 74), (13, 37), (7, 80)])
-def test_nearest_resize(size):
-    fast, plain = (lambda x, form=form: form.nearest_resize(x, size) for form in (cpu, portable))
-    assert_same(fast, plain, random(2, 3, 13, 37))
+@pytest.mark.parametrize("bias", [False, True])
+def test_block_uses_each_of_its_parameters_in_its_place(bias):
+    """The official formula, with the parameters taken by their official names."""
+    block = TransformerBlock(32, bias=bias)
+    parameters = dict(block.named_parameters())
+    for seed, (name, p) in enumerate(parameters.items()):
+        p.assign(random(*p.shape, scale=0.3, shift="temperature" in name, seed=seed)())
+
+    def layer(form: Callable[..., jt.Var], name: str, x: jt.Var) -> jt.Var:
+        return form(x, parameters[f"{name}.weight"], parameters.get(f"{name}.bias"))
+
+    x = y = jt.array(random(2, 32, 13, 37)())
+    qkv = layer(reference.pointwise_conv, "attn.qkv", layer(reference.channel_layer_norm, "norm1.body", y))
+    qkv = layer(reference.depthwise_conv3x3, "attn.qkv_dwconv", qkv)
+    mixed = reference.channel_attention(qkv, parameters["attn.temperature"])
+    y = y + layer(reference.pointwise_conv, "attn.project_out", mixed)
+    hidden = layer(reference.pointwise_conv, "ffn.project_in", layer(reference.channel_layer_norm, "norm2.body", y))
+    gated = reference.gated_gelu(layer(reference.depthwise_conv3x3, "ffn.dwconv", hidden))
+    y = y + layer(reference.pointwise_conv, "ffn.project_out", gated)
+    assert np.abs(block(x).numpy() - y.numpy()).max() <= 1e-4 * np.abs(y.numpy()).max()
 
 
-def test_portable_forms_are_chosen_on_request(use_kernels):
-    assert primitives.kernels_in_use()
-    use_kernels(False)
-    assert not primitives.kernels_in_use()
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is absent")
+def test_nvcc_compiles_every_source(tmp_path, monkeypatch):
+    """For compute capabilities 8.0 and 9.0, with the variables that Jittor declares around a source."""
+    functions: dict[str, str] = {}
+    headers: set[str] = set()
+    code = jt.code
+
+    def record(shapes, dtypes, inputs, *, cuda_header, cuda_src, **rest):
+        variables = {f"in{i}": (str(x.dtype), len(x.shape)) for i, x in enumerate(inputs)}
+        variables |= {f"out{i}": (str(t), len(s)) for i, (t, s) in enumerate(zip(dtypes, shapes, strict=True))}
+        declared = "".join(
+            f"{'int' if t == 'int32' else 'float'}* {n}_p = nullptr; "
+            + "".join(f"int64_t {n}_shape{d} = 1; " for d in range(rank))
+            for n, (t, rank) in variables.items()
+        )
+        functions.setdefault(cuda_header + cuda_src, f"void f{len(functions)}() {{ {declared}\n{cuda_src}\n}}\n")
+        headers.add(cuda_header.split("using")[0])
+        return code(shapes, dtypes, inputs, cuda_header=cuda_header, cuda_src=cuda_src, **rest)
+
+    monkeypatch.setattr(jt, "code", record)
+    for case in cases():
+        if cuda := OPERATIONS[case.operation].cuda:
+            evaluate(cuda, case.inputs)
+    assert len(functions) == 13  # five forward passes, eight parts of backward passes
+    source = tmp_path / "all.cu"
+    source.write_text(
+        "#include <cstdint>\n" + "".join(sorted(headers)) + "using namespace film::gpu;\n" + "".join(functions.values())
+    )
+    targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (80, 90)]
+    done = subprocess.run(
+        ["nvcc", "-std=c++14", "-w", *targets, "-c", source, "-o", tmp_path / "all.o"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr

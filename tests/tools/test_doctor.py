@@ -146,8 +146,8 @@ QUIET = Circumstances(threads=8, cores=8, cpu_simd="avx512f", compiler_simd="avx
     ("change", "cause"),
     [
         ({}, "nothing known"),
-        ({"debug": True, "portable": True}, "debug"),
-        ({"portable": True, "threads": 1}, "FILM_PORTABLE=1"),
+        ({"debug": True, "reference": True}, "debug"),
+        ({"reference": True, "threads": 1}, "FILM_REFERENCE=1"),
         ({"threads": 1, "load": 99}, "1 of 8 cores"),
         ({"share": 0.5}, "other programs"),
         ({"load": 20.0}, "other programs"),
@@ -166,9 +166,9 @@ def test_a_kernel_is_judged_by_the_slower_of_arithmetic_and_memory():
     kernel = Kernel("k", operations=1e9, bytes=4e9, allowance=2, compute=list)
     assert kernel.bound(yardstick) == pytest.approx(0.4)
     assert judge(kernel, 0.79, yardstick, QUIET).state == OK
-    slow = judge(kernel, 0.81, yardstick, replace(QUIET, portable=True))
+    slow = judge(kernel, 0.81, yardstick, replace(QUIET, reference=True))
     assert slow.state == SLOW
-    assert "FILM_PORTABLE=1" in slow.text
+    assert "FILM_REFERENCE=1" in slow.text
     assert slow.advice == "unset it"
 
 

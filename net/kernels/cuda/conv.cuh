@@ -32,31 +32,30 @@ FILM_BODY void add_neighbours(const Plane& plane, const float* x, long p, float 
     }
 }
 
-// x (b, c, H, W), weight (c, 9), bias (c) or null -> y as x. For every element of y.
+// x (b, c, H, W), weight (c, 9) -> y as x. For every element of y.
 struct Depthwise {
     Plane plane;
     long channels;
-    const float *x, *weight, *bias;
+    const float *x, *weight;
     bool flipped;
     float* y;
     FILM_BODY void operator()(long i) const {
         const long image = i / plane.size(), c = image % channels;
-        const float sum = correlate(plane, x + image * plane.size(), i % plane.size(), weight + c * 9, flipped);
-        y[i] = bias ? sum + bias[c] : sum;
+        y[i] = correlate(plane, x + image * plane.size(), i % plane.size(), weight + c * 9, flipped);
     }
 };
 
-// Gradients of a channel's window (sums 0 to 8) and bias (9): groups are channels, items the pixels of all images.
+// Gradient of a channel's window, dweight (c, 9): groups are channels, items the pixels of all images.
 struct DepthwiseWeights {
     Plane plane;
     long channels;
     const float *x, *dy;
+    float* dweight;
     FILM_BODY void operator()(long c, long item, float* sums) const {
         const long p = item % plane.size(), start = (item / plane.size() * channels + c) * plane.size();
-        const float g = dy[start + p];
-        add_neighbours(plane, x + start, p, g, sums);
-        sums[9] += g;
+        add_neighbours(plane, x + start, p, dy[start + p], sums);
     }
+    FILM_BODY void write(long c, int k, float total) const { dweight[c * 9 + k] = total; }
 };
 
 // x (b, inputs, H, W), weight (outputs, inputs, 9) -> y (b, outputs, H, W). With `backward` x is the gradient of the
@@ -78,16 +77,19 @@ struct Conv3x3 {
     }
 };
 
-// Gradient of the windows: groups are pairs (output, input) of channels, items the pixels of all images.
+// Gradient of the windows, dweight (outputs, inputs, 9): groups are pairs (output, input) of channels, items the pixels
+// of all images.
 struct Conv3x3Weights {
     Plane plane;
     long inputs, outputs;
     const float *x, *dy;
+    float* dweight;
     FILM_BODY void operator()(long group, long item, float* sums) const {
         const long image = item / plane.size(), p = item % plane.size(), o = group / inputs, c = group % inputs;
         const float g = dy[(image * outputs + o) * plane.size() + p];
         add_neighbours(plane, x + (image * inputs + c) * plane.size(), p, g, sums);
     }
+    FILM_BODY void write(long group, int k, float total) const { dweight[group * 9 + k] = total; }
 };
 
 }  // namespace gpu

@@ -40,7 +40,7 @@ void for_each(Body body, long n) {
 }
 
 template <int N, class Body>
-__global__ void sum_kernel(Body body, long items, float* out) {
+__global__ void sum_kernel(Body body, long items) {
     __shared__ float of_warp[THREADS / 32][N];
     float sums[N] = {};
     for (long i = threadIdx.x; i < items; i += THREADS) body(blockIdx.x, i, sums);
@@ -53,15 +53,16 @@ __global__ void sum_kernel(Body body, long items, float* out) {
     if (threadIdx.x < N) {
         float total = 0;
         for (int warp = 0; warp < THREADS / 32; warp++) total += of_warp[warp][threadIdx.x];
-        out[(long)blockIdx.x * N + threadIdx.x] = total;
+        body.write(blockIdx.x, threadIdx.x, total);
     }
 }
 
-// out (groups, N): for each group the sums that body(group, item, sums) adds up over all items, always in one order.
+// For each group the N sums that body(group, item, sums) adds up over all items, always in one order. body.write(group,
+// k, total) takes the total of sum k.
 template <int N, class Body>
-void sum_each(Body body, long groups, long items, float* out) {
+void sum_each(Body body, long groups, long items) {
     if (groups == 0) return;
-    sum_kernel<N><<<groups, THREADS>>>(body, items, out);
+    sum_kernel<N><<<groups, THREADS>>>(body, items);
     check_launch();
 }
 
@@ -73,14 +74,15 @@ void for_each(Body body, long n) {
 }
 
 template <int N, class Body>
-void sum_each(Body body, long groups, long items, float* out) {
+void sum_each(Body body, long groups, long items) {
     for (long group = 0; group < groups; group++) {
-        for (int k = 0; k < N; k++) out[group * N + k] = 0;
+        float totals[N] = {};
         for (long thread = 0; thread < THREADS; thread++) {
             float sums[N] = {};
             for (long i = thread; i < items; i += THREADS) body(group, i, sums);
-            for (int k = 0; k < N; k++) out[group * N + k] += sums[k];
+            for (int k = 0; k < N; k++) totals[k] += sums[k];
         }
+        for (int k = 0; k < N; k++) body.write(group, k, totals[k]);
     }
 }
 

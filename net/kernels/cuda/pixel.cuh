@@ -10,7 +10,7 @@ constexpr float NORM_EPS = 1e-5f;
 // Where pixel i of a (b, c, H, W) array has its first channel; the next one is `plane` further.
 FILM_BODY long first_channel(long i, long channels, long plane) { return i / plane * channels * plane + i % plane; }
 
-// x (b, c, H, W), weight and bias (c) -> y as x; a null bias also leaves the mean in x. One pixel a call.
+// x (b, c, H, W), weight and bias (c) -> y as x. One pixel a call.
 struct LayerNorm {
     long channels, plane;
     const float *x, *weight, *bias;
@@ -27,7 +27,7 @@ struct LayerNorm {
         const float scale = 1 / sqrtf(square / channels + NORM_EPS);
         for (long c = 0; c < channels; c++) {
             const long at = start + c * plane;
-            y[at] = bias ? (x[at] - mean) * scale * weight[c] + bias[c] : x[at] * scale * weight[c];
+            y[at] = (x[at] - mean) * scale * weight[c] + bias[c];
         }
     }
 };
@@ -35,7 +35,6 @@ struct LayerNorm {
 // The gradient of x, and mean and scale of every pixel (2, pixels) for LayerNormWeights.
 struct LayerNormBackward {
     long channels, plane, pixels;
-    bool has_bias;
     const float *x, *weight, *dy;
     float *dx, *statistics;
     FILM_BODY void operator()(long i) const {
@@ -43,34 +42,35 @@ struct LayerNormBackward {
         float mean = 0, square = 0, of_g = 0, of_gx = 0;
         for (long c = 0; c < channels; c++) mean += x[start + c * plane];
         mean /= channels;
-        const float shift = has_bias ? mean : 0;
         for (long c = 0; c < channels; c++) {
             const long at = start + c * plane;
             const float centred = x[at] - mean, g = dy[at] * weight[c];
             square += centred * centred;
             of_g += g;
-            of_gx += g * (x[at] - shift);
+            of_gx += g * centred;
         }
         const float scale = 1 / sqrtf(square / channels + NORM_EPS);
-        const float of_shift = has_bias ? of_g / channels : 0, of_scale = scale * scale * of_gx / channels;
+        const float of_mean = of_g / channels, of_scale = scale * scale * of_gx / channels;
         for (long c = 0; c < channels; c++) {
             const long at = start + c * plane;
-            dx[at] = scale * (dy[at] * weight[c] - of_shift - (x[at] - mean) * of_scale);
+            dx[at] = scale * (dy[at] * weight[c] - of_mean - (x[at] - mean) * of_scale);
         }
-        statistics[i] = shift;
+        statistics[i] = mean;
         statistics[pixels + i] = scale;
     }
 };
 
-// Gradients of weight (sum 0) and bias (1): groups are channels, items the pixels of all images.
+// Gradients of weight (sum 0) and bias (sum 1): groups are channels, items the pixels of all images.
 struct LayerNormWeights {
     long channels, plane, pixels;
     const float *x, *dy, *statistics;
+    float *dweight, *dbias;
     FILM_BODY void operator()(long c, long i, float* sums) const {
         const long at = first_channel(i, channels, plane) + c * plane;
         sums[0] += dy[at] * (x[at] - statistics[i]) * statistics[pixels + i];
         sums[1] += dy[at];
     }
+    FILM_BODY void write(long c, int k, float total) const { (k == 0 ? dweight : dbias)[c] = total; }
 };
 
 FILM_BODY float normal_below(float z) { return 0.5f * (1 + erff(z * 0.70710678f)); }
