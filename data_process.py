@@ -19,7 +19,8 @@ from tqdm import tqdm
 from utils.data.h5 import Sample, constant_image, write_h5
 from utils.data.images import read_gray, require_one_size, to_training_size
 from utils.data.layouts import add_source_options, find_source
-from utils.data.pairs import MODES, TASKS, Pair
+from utils.data.pairs import MODES, Pair
+from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead
@@ -39,7 +40,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    tasks = "; ".join(f"{key}: {task.title}" for key, task in TASKS.items())
+    tasks = "; ".join(f"{key}: {task.title} ({', '.join(task.datasets)})" for key, task in TASKS.items())
     add("--task", choices=tuple(TASKS), help=f"{tasks} (default: IVF, or what the layout says)")
     add("--dataset", help="name of the data set: its folder within its task (default: MSRS, or what the layout says)")
     add("--mode", choices=MODES, default="train", help="training or test pairs: train.txt or test.txt")

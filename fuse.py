@@ -23,12 +23,12 @@ from tqdm import tqdm
 from utils.data.color import write_coloured
 from utils.data.images import read_gray, require_one_size, stretch_to_uint8, to_one_size, write_png
 from utils.data.layouts import match_folders, pair_of
-from utils.data.pairs import TASKS, Pair
+from utils.data.pairs import Pair
+from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.runtime.cli import add_device_options
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead
-from utils.text.captions import SIDES
 from utils.text.encoder import EncodedText
 from utils.text.features import FeatureFiles, read_paragraph
 
@@ -133,7 +133,7 @@ def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pa
             raise UserError("--text: is empty; an English paragraph about the pair was expected")
         texts = {pair.name: text for pair in pairs}
     else:
-        neutral = NEUTRAL.format(*SIDES[args.task])
+        neutral = NEUTRAL.format(*TASKS[args.task].sides)
         texts = {pair.name: read_paragraph(pair.text) if pair.text.is_file() else neutral for pair in pairs}
         if without := sum(not pair.text.is_file() for pair in pairs):
             print(

@@ -23,7 +23,8 @@ from utils.data.color import write_coloured
 from utils.data.h5 import H5Dataset, Loader, Sample
 from utils.data.images import read_bgr, read_gray, stretch_to_uint8, write_png
 from utils.data.layouts import add_source_options, find_source
-from utils.data.pairs import TASKS, Pair
+from utils.data.pairs import Pair
+from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options

@@ -11,7 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
-from utils.data.pairs import TASKS
+from utils.data.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 SHAPES = {"1.png": (20, 31), "2.jpg": (33, 18), "3.bmp": (16, 16), "4.tif": (12, 40)}

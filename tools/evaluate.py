@@ -18,7 +18,8 @@ from pathlib import Path
 if not __package__:  # run as `python tools/evaluate.py`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from utils.data.pairs import MODES, TASKS, find_pairs
+from utils.data.pairs import MODES, find_pairs
+from utils.data.tasks import TASKS
 from utils.evaluation.evaluate import (
     evaluate_files,
     find_fused,

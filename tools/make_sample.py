@@ -28,6 +28,7 @@ from tqdm import tqdm
 # Run as a file, Python puts tools/ on its path, not the project.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.files import atomic_path
 from utils.text.encoder import TextEncoder
@@ -319,102 +320,84 @@ class Pair:
     scene: Scene
 
 
-@dataclass(frozen=True)
-class Task:
-    """The folders of A and B, and the pairs."""
-
-    folders: tuple[str, str]
-    pairs: tuple[Pair, ...]
-
-
-TASKS = {
-    "IVF": Task(
-        ("IR", "VI"),
-        (
-            Pair(
-                "astronaut",
-                "train",
-                Crop("astronaut.png", 60, 0, 512, 300, (256, 384)),
-                Infrared((0.2, 0.24), {"suit": 0.42, "collar": 0.3, "hair": 0.62, "face": 0.93, "shuttle": 0.14}, 0.15),
-            ),
-            Pair(
-                "chelsea",
-                "train",
-                Crop("chelsea.png", 20, 0, 432, 300, (256, 352)),
-                Infrared((0.16, 0.2), {"cat": 0.6, "ear": 0.85, "left eye": 0.9, "right eye": 0.9, "nose": 0.3}, 0.2),
-            ),
-            Pair(
-                "coffee",
-                "train",
-                Crop("coffee.png", 40, 0, 560, 400, (260, 338)),
-                Infrared(
-                    (0.2, 0.2), {"saucer": 0.34, "spoon": 0.4, "cup": 0.66, "opening": 0.74, "espresso": 0.96}, 0.08
-                ),
-            ),
-            Pair(
-                "rocket",
-                "train",
-                Crop("rocket.jpg", 280, 80, 540, 427, (352, 264)),
-                Infrared((0.08, 0.22), {"ground": 0.4, "rocket": 0.45}, 0.6, lamps=0.97),
-            ),
-            Pair(
-                "cameraman",
-                "test",
-                Crop("camera.png", 0, 50, 338, 500, (368, 276)),
-                Infrared((0.08, 0.36), {"tripod": 0.2, "man": 0.52, "face": 0.94, "camera": 0.66}, -0.2),
-            ),
-            Pair(
-                "spacesuit",
-                "test",
-                Crop("astronaut.png", 92, 232, 512, 512, (256, 384)),
-                Infrared((0.18, 0.2), {"suit": 0.5, "helmet": 0.28}, 0.2),
-            ),
+# The pairs of each task.
+SAMPLE: dict[str, tuple[Pair, ...]] = {
+    "IVF": (
+        Pair(
+            "astronaut",
+            "train",
+            Crop("astronaut.png", 60, 0, 512, 300, (256, 384)),
+            Infrared((0.2, 0.24), {"suit": 0.42, "collar": 0.3, "hair": 0.62, "face": 0.93, "shuttle": 0.14}, 0.15),
+        ),
+        Pair(
+            "chelsea",
+            "train",
+            Crop("chelsea.png", 20, 0, 432, 300, (256, 352)),
+            Infrared((0.16, 0.2), {"cat": 0.6, "ear": 0.85, "left eye": 0.9, "right eye": 0.9, "nose": 0.3}, 0.2),
+        ),
+        Pair(
+            "coffee",
+            "train",
+            Crop("coffee.png", 40, 0, 560, 400, (260, 338)),
+            Infrared((0.2, 0.2), {"saucer": 0.34, "spoon": 0.4, "cup": 0.66, "opening": 0.74, "espresso": 0.96}, 0.08),
+        ),
+        Pair(
+            "rocket",
+            "train",
+            Crop("rocket.jpg", 280, 80, 540, 427, (352, 264)),
+            Infrared((0.08, 0.22), {"ground": 0.4, "rocket": 0.45}, 0.6, lamps=0.97),
+        ),
+        Pair(
+            "cameraman",
+            "test",
+            Crop("camera.png", 0, 50, 338, 500, (368, 276)),
+            Infrared((0.08, 0.36), {"tripod": 0.2, "man": 0.52, "face": 0.94, "camera": 0.66}, -0.2),
+        ),
+        Pair(
+            "spacesuit",
+            "test",
+            Crop("astronaut.png", 92, 232, 512, 512, (256, 384)),
+            Infrared((0.18, 0.2), {"suit": 0.5, "helmet": 0.28}, 0.2),
         ),
     ),
-    "MEF": Task(
-        ("OVER", "UNDER"),
-        (
-            Pair(
-                "coffee",
-                "train",
-                Crop("coffee.png", 40, 0, 540, 400, (256, 320)),
-                Exposure(2.0, -2.4, (0.9, 0.1, 0.35, 1.5)),
-            ),
-            Pair(
-                "launchpad",
-                "train",
-                Crop("rocket.jpg", 0, 0, 640, 427, (256, 384)),
-                Exposure(3.0, -1.0, (0.5, 1.0, 0.2, 1.0)),
-            ),
-            Pair(
-                "chelsea",
-                "test",
-                Crop("chelsea.png", 30, 0, 405, 300, (256, 320)),
-                Exposure(1.5, -2.6, (0.0, 0.2, 0.35, 1.5)),
-            ),
+    "MEF": (
+        Pair(
+            "coffee",
+            "train",
+            Crop("coffee.png", 40, 0, 540, 400, (256, 320)),
+            Exposure(2.0, -2.4, (0.9, 0.1, 0.35, 1.5)),
+        ),
+        Pair(
+            "launchpad",
+            "train",
+            Crop("rocket.jpg", 0, 0, 640, 427, (256, 384)),
+            Exposure(3.0, -1.0, (0.5, 1.0, 0.2, 1.0)),
+        ),
+        Pair(
+            "chelsea",
+            "test",
+            Crop("chelsea.png", 30, 0, 405, 300, (256, 320)),
+            Exposure(1.5, -2.6, (0.0, 0.2, 0.35, 1.5)),
         ),
     ),
-    "MFF": Task(
-        ("NEAR", "FAR"),
-        (
-            Pair(
-                "astronaut",
-                "train",
-                Crop("astronaut.png", 0, 0, 512, 400, (272, 348)),
-                Focus(("hair", "face", "suit", "collar", "helmet"), (0.0, 1.0), 0.0, 4.0),
-            ),
-            Pair(
-                "coffee",
-                "train",
-                Crop("coffee.png", 50, 0, 530, 400, (270, 324)),
-                Focus((), (0.25, 0.75), 1.0, 4.0),
-            ),
-            Pair(
-                "cameraman",
-                "test",
-                Crop("camera.png", 0, 18, 512, 446, (288, 344)),
-                Focus(("man", "camera", "tripod"), (0.5, 1.0), 0.8, 4.0),
-            ),
+    "MFF": (
+        Pair(
+            "astronaut",
+            "train",
+            Crop("astronaut.png", 0, 0, 512, 400, (272, 348)),
+            Focus(("hair", "face", "suit", "collar", "helmet"), (0.0, 1.0), 0.0, 4.0),
+        ),
+        Pair(
+            "coffee",
+            "train",
+            Crop("coffee.png", 50, 0, 530, 400, (270, 324)),
+            Focus((), (0.25, 0.75), 1.0, 4.0),
+        ),
+        Pair(
+            "cameraman",
+            "test",
+            Crop("camera.png", 0, 18, 512, 446, (288, 344)),
+            Focus(("man", "camera", "tripod"), (0.5, 1.0), 0.8, 4.0),
         ),
     ),
 }
@@ -466,15 +449,15 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
 
 def write_images(root: Path) -> None:
     """Write the images and lists of all tasks under `root`/Image."""
-    for name, task in TASKS.items():
+    for name, pairs in SAMPLE.items():
         folder = root / "Image" / name / DATASET
-        for pair in tqdm(task.pairs, desc=f"{name} images", unit="pair"):
+        for pair in tqdm(pairs, desc=f"{name} images", unit="pair"):
             images = simulate(pair, seed=zlib.crc32(f"{name}/{pair.name}".encode()))
-            for side, image in zip(task.folders, images, strict=True):
+            for side, image in zip(TASKS[name].folders, images, strict=True):
                 write_png(folder / side / f"{pair.name}.png", image)
         for mode in ("train", "test"):
             with atomic_path(folder / f"{mode}.txt") as temporary:
-                temporary.write_text("".join(f"{pair.name}.png\n" for pair in task.pairs if pair.mode == mode))
+                temporary.write_text("".join(f"{pair.name}.png\n" for pair in pairs if pair.mode == mode))
 
 
 def read_paragraphs(root: Path) -> dict[tuple[str, str], str]:
@@ -484,8 +467,8 @@ def read_paragraphs(root: Path) -> dict[tuple[str, str], str]:
         UserError: one is missing, empty or not UTF-8.
     """
     paragraphs = {}
-    for name, task in TASKS.items():
-        for pair in task.pairs:
+    for name, pairs in SAMPLE.items():
+        for pair in pairs:
             paragraphs[name, pair.name] = read_paragraph(root / "Text" / name / DATASET / f"{pair.name}.txt")
     return paragraphs
 

@@ -11,11 +11,12 @@ import pytest
 
 from net.shapes import TEXT_SHAPE
 from tools import make_sample
-from tools.make_sample import DATASET, TASKS, Exposure, Focus, Infrared
+from tools.make_sample import DATASET, SAMPLE, Exposure, Focus, Infrared
+from utils.data.tasks import TASKS
 from utils.runtime.errors import run_command
 
 ROOT = Path(__file__).resolve().parents[2] / "VLFDataset"
-PAIRS = [pytest.param(name, pair, id=f"{name}-{pair.name}") for name, task in TASKS.items() for pair in task.pairs]
+PAIRS = [pytest.param(name, pair, id=f"{name}-{pair.name}") for name, pairs in SAMPLE.items() for pair in pairs]
 
 
 def rng() -> np.random.Generator:
@@ -130,8 +131,8 @@ def test_infrared_levels_noise_and_lamps():
 
 
 def write_paragraphs(root: Path) -> None:
-    for name, task in TASKS.items():
-        for pair in task.pairs:
+    for name, pairs in SAMPLE.items():
+        for pair in pairs:
             path = root / "Text" / name / DATASET / f"{pair.name}.txt"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(f"{name} {pair.name}\n")
@@ -238,7 +239,7 @@ def test_sample_is_small():
 def test_shipped_images_are_what_the_script_makes(tmp_path):
     make_sample.write_images(tmp_path)
     made = sorted(path for path in (tmp_path / "Image").rglob("*") if path.is_file())
-    assert len(made) == 2 * len(PAIRS) + 2 * len(TASKS)
+    assert len(made) == 2 * len(PAIRS) + 2 * len(SAMPLE)
     for path in made:
         shipped = ROOT / path.relative_to(tmp_path)
         if path.suffix == ".txt":
@@ -250,7 +251,7 @@ def test_shipped_images_are_what_the_script_makes(tmp_path):
 
 
 def test_second_run_writes_the_same_bytes():
-    pair = TASKS["IVF"].pairs[3]
+    pair = SAMPLE["IVF"][3]
     for one, other in zip(make_sample.simulate(pair, seed=7), make_sample.simulate(pair, seed=7), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (make_sample.simulate(pair, seed=8)[0] != make_sample.simulate(pair, seed=7)[0]).any()

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data.pairs import IMAGE_SUFFIXES, TASKS, ImageFolder, Pair, find_pairs, read_list, stem
+from utils.data.pairs import IMAGE_SUFFIXES, ImageFolder, Pair, find_pairs, read_list, stem
+from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
 from utils.runtime.files import is_leftover, require_inside
 

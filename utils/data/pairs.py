@@ -1,33 +1,16 @@
-"""The tasks, their data sets, and where the files of a pair lie (film.md, section 4)."""
+"""Where the files of a pair lie, and the lists that name pairs (film.md, section 4)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
 from utils.runtime.files import is_leftover, require_inside, require_plain_name
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MODES = ("train", "test")
-
-
-@dataclass(frozen=True)
-class Task:
-    """A fusion task: what it is, the folders of its images A and B, and whether training images are resized."""
-
-    title: str
-    folders: tuple[str, str]
-    datasets: tuple[str, ...]
-    resized: bool = True
-
-
-TASKS = {
-    "IVF": Task("infrared-visible", ("IR", "VI"), ("MSRS", "M3FD", "RoadScene", "Sample")),
-    "MIF": Task("medical", ("MRI", "T"), ("Harvard",), resized=False),
-    "MEF": Task("multi-exposure", ("OVER", "UNDER"), ("SICE", "MEFB", "Sample")),
-    "MFF": Task("multi-focus", ("NEAR", "FAR"), ("RealMFF", "Lytro", "Sample")),
-}
 
 
 @dataclass(frozen=True)

@@ -10,18 +10,12 @@ from tqdm import tqdm
 
 from utils.data.images import read_bgr
 from utils.data.pairs import Pair
+from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.text.encoder import load_config, load_model, load_pretrained, load_tokenizer, quiet_transformers
 
 CAPTIONERS = {"blip": "Salesforce/blip-image-captioning-base"}
-# What the images A and B of a task are called in a paragraph.
-SIDES = {
-    "IVF": ("infrared image", "visible image"),
-    "MIF": ("MRI image", "CT, PET or SPECT image"),
-    "MEF": ("over-exposed image", "under-exposed image"),
-    "MFF": ("image focused on the near", "image focused on the far"),
-}
 # The beam search of BLIP's own demonstration, with longer captions allowed.
 SEARCH = {"num_beams": 3, "do_sample": False, "min_new_tokens": 5, "max_new_tokens": 40}
 
@@ -62,7 +56,7 @@ def compose(task: str, captions: Sequence[str]) -> str:
     'The infrared image shows a man walking. The visible image shows a street at night.'
     """
     return " ".join(
-        f"The {side} shows {caption.rstrip('.')}." for side, caption in zip(SIDES[task], captions, strict=True)
+        f"The {side} shows {caption.rstrip('.')}." for side, caption in zip(TASKS[task].sides, captions, strict=True)
     )
 
 
@@ -71,7 +65,7 @@ def write_captions(pairs: Sequence[Pair], task: str, captioner: Callable[[], Cap
 
     Args:
         pairs: of one task.
-        task: a key of `SIDES`.
+        task: a key of `TASKS`.
         captioner: makes the captioner; called only if there is a paragraph to write.
 
     Returns:

@@ -1,0 +1,47 @@
+"""The fusion tasks, one row each: everything that depends on the task (film.md, section 4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Task:
+    """A fusion task.
+
+    Attributes:
+        title: what it is called.
+        folders: the folders of images A and B within a data set.
+        sides: what images A and B are called in a paragraph.
+        datasets: the data sets that it is known for.
+        resized: whether training images are brought to the 288x384 of training.
+    """
+
+    title: str
+    folders: tuple[str, str]
+    sides: tuple[str, str]
+    datasets: tuple[str, ...]
+    resized: bool = True
+
+
+TASKS = {
+    "IVF": Task(
+        "infrared-visible",
+        ("IR", "VI"),
+        ("infrared image", "visible image"),
+        ("MSRS", "M3FD", "RoadScene", "Sample"),
+    ),
+    "MIF": Task("medical", ("MRI", "T"), ("MRI image", "CT, PET or SPECT image"), ("Harvard",), resized=False),
+    "MEF": Task(
+        "multi-exposure",
+        ("OVER", "UNDER"),
+        ("over-exposed image", "under-exposed image"),
+        ("SICE", "MEFB", "Sample"),
+    ),
+    "MFF": Task(
+        "multi-focus",
+        ("NEAR", "FAR"),
+        ("image focused on the near", "image focused on the far"),
+        ("RealMFF", "Lytro", "Sample"),
+    ),
+}
