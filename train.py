@@ -21,7 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.h5 import Augmentation, Batch, H5Dataset, Loader
+from utils.data.h5 import H5Dataset
+from utils.data.loader import Augmentation, Batch, Loader
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options, not_negative, positive, positive_int, stage, weight_at
 from utils.runtime.errors import Stopped, UserError, run_command

@@ -342,7 +342,8 @@ def waiting_for_data(threads: int, steps: int) -> None:
     """Train some steps from an H5 file as train.py does, and print which part of the time was spent waiting."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
     from net.Film import Net
-    from utils.data.h5 import H5Dataset, Loader, Sample, write_h5
+    from utils.data.h5 import H5Dataset, Sample, write_h5
+    from utils.data.loader import Loader
     from utils.runtime.jittor_env import jt, use_device
     from utils.training.losses import fusion_loss
     from utils.training.optim import Adam

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE
 from tools.torch_film import HEADS, TwinNet, build_twin, fusion_loss, keep_freed_memory, lp_ssim_loss
-from utils.data.h5 import H5Dataset, Loader
+from utils.data.h5 import H5Dataset
+from utils.data.loader import Loader
 from utils.runtime.cli import not_negative, positive_int
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.files import atomic_path

@@ -18,7 +18,8 @@ from scipy.ndimage import correlate
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
 from tools.torch_film import TwinNet, build_twin, fusion_loss, lp_ssim_loss
 from tools.torch_twin import load_weights, save_weights, train_step
-from utils.data.h5 import H5Dataset, Loader
+from utils.data.h5 import H5Dataset
+from utils.data.loader import Loader
 from utils.runtime.errors import UserError
 from utils.training.loss_log import LogLine, read_log
 
