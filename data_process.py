@@ -24,8 +24,9 @@ from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead
+from utils.text.cache import text_features
 from utils.text.captions import CAPTIONERS, Captioner, write_captions
-from utils.text.encoder import FAMILIES, text_features
+from utils.text.encoder import FAMILIES
 from utils.text.features import TextFeatures
 
 logger = logging.getLogger(__name__)

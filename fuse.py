@@ -29,7 +29,7 @@ from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.runtime.cli import add_device_options
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead
-from utils.text.encoder import EncodedText
+from utils.text.cache import text_features
 from utils.text.features import FeatureFiles, read_paragraph
 
 NEUTRAL = "The {} and the {} of the same scene."
@@ -62,6 +62,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(
         "--text_encoder",
         metavar="ENCODER",
+        default="auto",
         help="as in data_process.py: the one that the weights were trained with (default: ready features, else bert)",
     )
     add("--task", choices=tuple(TASKS), default="IVF", help="chooses the default checkpoint (default: IVF)")
@@ -117,15 +118,14 @@ def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pa
         UserError: a text or feature is missing or no good, or the encoder is not to be had.
     """
     given = args.text is not None or args.text_file is not None
-    encoder = args.text_encoder or "auto"
     if args.text_feature:
         return lambda pair: FeatureFiles().feature(replace(pair, feature=args.text_feature))
-    if not given and (encoder == "npy" or (encoder == "auto" and any(pair.feature.is_file() for pair in pairs))):
-        files = FeatureFiles()
-        print(files.prepare(pairs))
-        return files.feature
-    if encoder == "npy":
-        raise UserError("--text_encoder npy: encodes no text; name another encoder, or give --text_feature")
+    features = text_features(args.text_encoder, () if given else pairs)
+    if isinstance(features, FeatureFiles):
+        if given:
+            raise UserError("--text_encoder npy: encodes no text; name another encoder, or give --text_feature")
+        print(features.prepare(pairs))
+        return features.feature
 
     if given:
         text = read_paragraph(args.text_file) if args.text_file else args.text.strip()
@@ -140,9 +140,8 @@ def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pa
                 f"no text for {without} of {len(pairs)} pairs: the neutral sentence {neutral!r} is used; --text or "
                 "--text_file describes them, or Text/<name>.txt beside the images"
             )
-    encoded = EncodedText("bert" if encoder == "auto" else encoder)
-    print(encoded.prepare_texts(texts))
-    return lambda pair: encoded.feature_of(pair.name)
+    print(features.prepare_texts(texts))
+    return lambda pair: features.feature_of(pair.name)
 
 
 def fuse_files(args: argparse.Namespace) -> None:

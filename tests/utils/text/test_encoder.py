@@ -1,4 +1,4 @@
-"""Text encoders: tiny ones with random weights, of each family, and a real one where it can be had."""
+"""Text encoders and the cache of features: tiny encoders with random weights, and a real one where there is one."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ import pytest
 from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
 from utils.text import encoder as encoder_module
-from utils.text.encoder import EncodedText, TextEncoder, load_pretrained, text_features
+from utils.text.cache import EncodedText, cache_folder, text_features
+from utils.text.encoder import TextEncoder, load_pretrained
 from utils.text.features import FeatureFiles
 
 torch = pytest.importorskip("torch")
@@ -273,7 +274,7 @@ def test_cut_texts_are_counted_and_named(folder):
 
 def test_default_place_of_the_cache(monkeypatch):
     monkeypatch.delenv("FILM_CACHE")
-    assert encoder_module.cache_folder() == Path.home() / ".cache" / "film-jittor" / "text"
+    assert cache_folder() == Path.home() / ".cache" / "film-jittor" / "text"
 
 
 # --- which features
