@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from utils.data.h5 import Sample, constant_image, write_h5
 from utils.data.images import read_gray, require_one_size, to_training_size
-from utils.data.layouts import add_source_options, find_source
 from utils.data.pairs import MODES, Pair
+from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter
 from utils.runtime.errors import UserError, run_command

@@ -22,8 +22,7 @@ from tqdm import tqdm
 
 from utils.data.color import write_coloured
 from utils.data.images import read_gray, require_one_size, stretch_to_uint8, to_one_size, write_png
-from utils.data.layouts import match_folders, pair_of
-from utils.data.pairs import Pair
+from utils.data.pairs import Pair, match_folders, pair_of
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.runtime.cli import add_device_options
@@ -84,7 +83,8 @@ def find_jobs(a: Path, b: Path, out: Path | None, task: str) -> list[Job]:
 
     def pair(name: str, image_a: Path, image_b: Path) -> Pair:
         folder = image_a.parent.resolve()
-        return pair_of(name, image_a, image_b, (folder.parent, folder), Path("VLFDataset"), task, folder.parent.name)
+        dataset, beside = folder.parent.name, (folder.parent, folder)
+        return pair_of(name, image_a, image_b, Path("VLFDataset"), task, dataset, beside)
 
     if a.is_dir():
         out = out or Path("fused")

@@ -22,9 +22,9 @@ from tqdm import tqdm
 from utils.data.color import write_coloured
 from utils.data.h5 import H5Dataset, Sample
 from utils.data.images import read_bgr, read_gray, stretch_to_uint8, write_png
-from utils.data.layouts import add_source_options, find_source
 from utils.data.loader import Loader
 from utils.data.pairs import Pair
+from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.runtime import collective, processes

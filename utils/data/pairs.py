@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +39,26 @@ def find_pairs(root: Path, task: str, dataset: str, mode: str) -> list[Pair]:
     """
     base = root / "Image" / task / dataset
     folders = [ImageFolder(base / folder) for folder in TASKS[task].folders]
-    pairs = []
-    for listed in read_list(base / f"{mode}.txt"):
-        image_a, image_b = (folder.find(listed) for folder in folders)
-        name = stem(listed)
-        text = root / "Text" / task / dataset / f"{name}.txt"
-        feature = root / "TextFeature" / task / dataset / f"{name}.npy"
-        for path in (text, feature):
-            require_inside(path, root)
-        pairs.append(Pair(name, image_a, image_b, text, feature))
-    return pairs
+    return [
+        pair_of(stem(listed), *(folder.find(listed) for folder in folders), root, task, dataset)
+        for listed in read_list(base / f"{mode}.txt")
+    ]
+
+
+def pair_of(
+    name: str, image_a: Path, image_b: Path, root: Path, task: str, dataset: str, beside: Iterable[Path] = ()
+) -> Pair:
+    """A pair with its text and feature: the files in Text/ and TextFeature/ of the folders `beside`, else in `root`.
+
+    Raises:
+        UserError: one of them is a link that leads out of these folders.
+    """
+    files = []
+    for kind, suffix in (("Text", ".txt"), ("TextFeature", ".npy")):
+        own = [require_inside(folder / kind / f"{name}{suffix}", folder) for folder in beside]
+        in_root = require_inside(root / kind / task / dataset / f"{name}{suffix}", root)
+        files.append(next((path for path in own if path.is_file()), in_root))
+    return Pair(name, image_a, image_b, *files)
 
 
 def read_list(path: Path) -> list[str]:
@@ -106,3 +117,16 @@ class ImageFolder:
         if len(found) > 1:
             raise UserError(f"{self.folder / listed}: no such image, but several others: {', '.join(sorted(found))}")
         return require_inside(self.folder / found[0], self.folder)
+
+
+def match_folders(dir_a: Path, dir_b: Path) -> dict[str, tuple[Path, Path]]:
+    """The images of one name in two folders, whatever their suffixes, in alphabetical order.
+
+    Raises:
+        UserError: a folder is missing, no name is in both, or a name stands for several files.
+    """
+    a, b = ImageFolder(dir_a), ImageFolder(dir_b)
+    names = sorted(set(a.files) & set(b.files))
+    if not names:
+        raise UserError(f"{dir_a}: no image has a partner of the same name in {dir_b}")
+    return {name: (a.find(name), b.find(name)) for name in names}

@@ -1,13 +1,15 @@
-"""Data sets as downloaded: which files make a pair, which pairs a mode takes, and what is refused."""
+"""Data sets as downloaded, and two folders: which files make a pair, which pairs a mode takes, and what is refused."""
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
-from utils.data.layouts import SPLITS, Selection, find_folders, find_raw
+from utils.data.layouts import SPLITS
 from utils.data.pairs import read_list
+from utils.data.sources import Selection, find_source
 from utils.runtime.errors import UserError
 
 
@@ -18,8 +20,13 @@ def touch(folder: Path, *paths: str) -> Path:
     return folder
 
 
+def select(mode: str = "test", **options: object) -> Selection:
+    absent = dict.fromkeys(("raw", "dir_a", "dir_b", "list", "task", "dataset"))
+    return find_source(Namespace(**{"root": Path("VLFDataset"), **absent, **options}), mode)
+
+
 def raw(folder: Path, mode: str = "test", **options: object) -> Selection:
-    return find_raw(folder, mode, folder / "VLFDataset", **options)
+    return select(mode, raw=folder, root=folder / "VLFDataset", **options)
 
 
 def pairs_of(selection: Selection, folder: Path) -> dict[str, tuple[str, str]]:
@@ -158,33 +165,33 @@ def test_lists_come_before_the_official_split_and_all_pairs_are_the_default(tmp_
     (folder / "test.txt").write_text("2.png\n0.png\n")
     assert [pair.name for pair in raw(folder).pairs] == ["2", "0"]
     (tmp_path / "mine.txt").write_text("3\n")
-    assert [pair.name for pair in raw(folder, list_path=tmp_path / "mine.txt").pairs] == ["3"]
+    assert [pair.name for pair in raw(folder, list=tmp_path / "mine.txt").pairs] == ["3"]
     (tmp_path / "mine.txt").write_text("3\n9.png\n")
     with pytest.raises(UserError, match=r"mine.txt: 1 of 2 names have no pair in .*M3FD: 9"):
-        raw(folder, list_path=tmp_path / "mine.txt")
+        raw(folder, list=tmp_path / "mine.txt")
 
 
 def test_texts_and_features_beside_the_images_come_first(tmp_path):
     root = tmp_path / "VLF"
     folder = touch(tmp_path / "M3FD", "Ir/0.png", "Vis/0.png", "Ir/1.png", "Vis/1.png", "Text/0.txt")
     touch(root, "Text/IVF/M3FD/0.txt", "TextFeature/IVF/M3FD/0.npy")
-    first, second = find_raw(folder, "test", root).pairs
+    first, second = select(raw=folder, root=root).pairs
     assert first.text == folder / "Text" / "0.txt"
     assert first.feature == root / "TextFeature" / "IVF" / "M3FD" / "0.npy"
     # where a new one belongs
     assert second.text == root / "Text" / "IVF" / "M3FD" / "1.txt"
-    assert "texts: 1 paragraphs, 1 ready features" in find_raw(folder, "test", root).found
+    assert "texts: 1 paragraphs, 1 ready features" in select(raw=folder, root=root).found
 
 
 def test_two_folders(tmp_path):
     folder = touch(tmp_path / "Mine", "a/x.png", "a/y.v1.png", "b/y.v1.jpg", "b/x.png", "b/z.png", "Text/x.txt")
-    selection = find_folders(folder / "a", folder / "b", "train", tmp_path, task="MEF")
+    selection = select("train", dir_a=folder / "a", dir_b=folder / "b", task="MEF")
     assert (selection.task, selection.dataset) == ("MEF", "Mine")
     assert pairs_of(selection, folder) == {"x": ("a/x.png", "b/x.png"), "y.v1": ("a/y.v1.png", "b/y.v1.jpg")}
     assert selection.pairs[0].text == folder / "Text" / "x.txt"
     assert "1 images without a partner left out" in selection.found
     with pytest.raises(UserError, match="no image has a partner of the same name"):
-        find_folders(folder / "a", touch(folder, "c/other.png") / "c", "train", tmp_path)
+        select(dir_a=folder / "a", dir_b=touch(folder, "c/other.png") / "c")
 
 
 def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
@@ -236,7 +243,7 @@ def test_a_missing_folder_is_named(tmp_path):
 )
 def test_real_downloads(shared, folder, mode, task, dataset, count):
     """The counts are those of ../shared/README.md; every pair has a paragraph."""
-    selection = find_raw(shared / "data" / folder, mode, Path("VLFDataset"))
+    selection = select(mode, raw=shared / "data" / folder)
     assert (selection.task, selection.dataset, len(selection.pairs)) == (task, dataset, count)
     assert all(pair.text.is_file() for pair in selection.pairs)
 
@@ -248,6 +255,6 @@ def test_a_link_out_of_a_download_is_refused(tmp_path, link):
     (folder / link).unlink(missing_ok=True)
     touch(tmp_path, "secret.png")
     (folder / link).symlink_to(tmp_path / "secret.png")
-    for find in (lambda: raw(folder), lambda: find_folders(folder / "ir", folder / "vi", "test", tmp_path / "VLF")):
+    for find in (lambda: raw(folder), lambda: select(dir_a=folder / "ir", dir_b=folder / "vi")):
         with pytest.raises(UserError, match=f"{link}: is a link that leads out of its folder"):
             find()

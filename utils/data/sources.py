@@ -1,0 +1,127 @@
+"""Which pairs a script works on: of VLFDataset, of a data set as it was downloaded, or of any two folders."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from utils.data.layouts import SPLITS, Candidate, Found, detect
+from utils.data.pairs import ImageFolder, Pair, find_pairs, match_folders, pair_of, read_list, stem
+from utils.data.tasks import TASKS
+from utils.runtime.errors import UserError
+from utils.runtime.files import require_inside
+
+NAMES_SHOWN = 5
+DEFAULT_TASK, DEFAULT_DATASET = "IVF", "MSRS"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The pairs that a script shall work on, and `found`: what was found where, in lines for a person."""
+
+    task: str
+    dataset: str
+    pairs: list[Pair]
+    found: str
+
+
+def add_source_options(parser: argparse.ArgumentParser, title: str = "where the images are") -> None:
+    """The options that `find_source` takes, but for task, dataset and mode, under a title of their own."""
+    add = parser.add_argument_group(title).add_argument
+    add("--root", type=Path, default=Path("VLFDataset"), help="folder that holds Image, Text and TextFeature")
+    add("--raw", type=Path, metavar="DIR", help="a data set as it was downloaded instead; its layout is detected")
+    add("--dir_a", type=Path, metavar="DIR", help="or any two folders: images A (IR, MRI, over-exposed, near focus)")
+    add("--dir_b", type=Path, metavar="DIR", help="and images B, under the same names")
+    add("--list", type=Path, metavar="FILE", help="with these: the pairs to take, one name a line")
+
+
+def find_source(args: argparse.Namespace, mode: str) -> Selection:
+    """The pairs that the options of a script name.
+
+    Of a downloaded data set or two folders these are the pairs of --list, else of the data set's own folders train and
+    test, else of a <mode>.txt in its folder (beside --dir_a), else the official test pairs (train: all others), else
+    all in both modes. Their paragraphs and features are those of Text/ and TextFeature/ beside the images, else of
+    --root, where new ones belong.
+
+    Args:
+        args: `add_source_options`, and task and dataset, either of which may be None: what the layout says or the
+            folder that holds --dir_a is called, or else infrared-visible and MSRS.
+        mode: 'train' or 'test'.
+
+    Raises:
+        UserError: options that do not go together; folders, lists or images that are missing, or fit none or several
+            layouts; two images that claim one place.
+    """
+    if (args.dir_a is None) != (args.dir_b is None) or (args.raw and args.dir_a):
+        raise UserError("images: either --raw, or both --dir_a and --dir_b, or neither")
+    if args.raw:
+        found = detect(args.raw, mode, args.task, args.dataset)
+    elif args.dir_a:
+        found = _two_folders(args.dir_a, args.dir_b, args.task, args.dataset)
+    elif args.list:
+        raise UserError("--list: goes with --raw or --dir_a and --dir_b; VLFDataset has lists of its own")
+    else:
+        task, dataset = args.task or DEFAULT_TASK, args.dataset or DEFAULT_DATASET
+        pairs = find_pairs(args.root, task, dataset, mode)
+        folder = args.root / "Image" / task / dataset
+        return Selection(task, dataset, pairs, f"{folder}: {len(pairs)} pairs of {mode}.txt")
+
+    names, how = _choose(found, mode, args.list)
+    pairs = []
+    for name in names:
+        a, b, beside = found.pairs[name]
+        images = [require_inside(_only(paths, name), found.folder) for paths in (a, b)]
+        pairs.append(pair_of(name, *images, args.root, found.task, found.dataset, beside))
+    title = f"{args.raw or f'{args.dir_a} and {args.dir_b}'}: {found.dataset}, {TASKS[found.task].title}"
+    if args.raw:
+        a, b = (path.relative_to(args.raw) for path in (pairs[0].image_a, pairs[0].image_b))
+        title += f": A {a}, B {b}, ..."
+    alone = f"; {found.alone} images without a partner left out" if found.alone else ""
+    texts, features = (sum(getattr(pair, kind).is_file() for pair in pairs) for kind in ("text", "feature"))
+    lines = (
+        title,
+        f"{mode}: {len(pairs)} pairs ({how}){alone}",
+        f"texts: {texts} paragraphs, {features} ready features",
+    )
+    return Selection(found.task, found.dataset, pairs, "\n".join(lines))
+
+
+def _two_folders(dir_a: Path, dir_b: Path, task: str | None, dataset: str | None) -> Found:
+    """The pairs of two folders: images of one name. The data set goes by the name of the folder that holds `dir_a`."""
+    images = match_folders(dir_a, dir_b)
+    base = dir_a.resolve().parent
+    pairs = {name: Candidate([a], [b], (base,)) for name, (a, b) in images.items()}
+    alone = sum(len(ImageFolder(folder).files) - len(images) for folder in (dir_a, dir_b))
+    return Found(task or DEFAULT_TASK, dataset or base.name, base, pairs, alone)
+
+
+def _choose(found: Found, mode: str, list_path: Path | None) -> tuple[list[str], str]:
+    """The names to take for `mode`, and how that was decided."""
+    names, own_list = list(found.pairs), found.folder / f"{mode}.txt"
+    if not list_path and found.split:
+        return names, f"the folder {mode}"
+    if not list_path and own_list.is_file():
+        list_path = own_list
+    if list_path:
+        listed = [stem(name) for name in read_list(list_path)]
+        if missing := [name for name in listed if name not in found.pairs]:
+            shown = ", ".join(missing[:NAMES_SHOWN])
+            raise UserError(
+                f"{list_path}: {len(missing)} of {len(listed)} names have no pair in {found.folder}: {shown}"
+            )
+        return listed, str(list_path)
+    if found.test_list:
+        tested = {stem(name) for name in read_list(SPLITS / found.test_list)}
+        chosen = [name for name in names if (name in tested) == (mode == "test")]
+        if not chosen:
+            raise UserError(f"{found.folder}: holds none of the official {mode} pairs; choose pairs by --list")
+        return chosen, f"the {len(tested)} official test pairs" + (" left out" if mode == "train" else "")
+    return names, "no split is known: all pairs, in both modes; --list chooses"
+
+
+def _only(paths: list[Path], name: str) -> Path:
+    if len(paths) > 1:
+        both = " and ".join(map(str, paths[:2]))
+        raise UserError(f"{both}: both would be the same image of pair {name!r}; keep one of them")
+    return paths[0]
