@@ -112,7 +112,7 @@ def read_images(pair: Pair, resize: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pair], np.ndarray]:
-    """What gives the text feature of a pair, float32 (1, 149, 768); prints where they come from.
+    """What gives the text feature of a pair, float32 (149, 768); prints where they come from.
 
     Raises:
         UserError: a text or feature is missing or no good, or the encoder is not to be had.
@@ -164,7 +164,7 @@ def fuse_files(args: argparse.Namespace) -> None:
     images = map_ahead(lambda job: read_images(job.pair, args.resize), jobs)
     gray_only = 0
     for job, (a, b) in zip(tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1), images, strict=True):
-        fused = stretch_to_uint8(fuse(net, a[None, None], b[None, None], feature(job.pair)))
+        fused = stretch_to_uint8(fuse(net, a[None, None], b[None, None], feature(job.pair)[None]))
         write_png(job.gray, fused)
         if args.color:
             gray_only += not write_coloured(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize)

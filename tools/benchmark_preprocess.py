@@ -24,12 +24,14 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from net.shapes import STAGE_SIZE, TEXT_SHAPE
+from net.shapes import STAGE_SIZE
+from utils.data.stored import STORED_SHAPE
+from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError, run_command
 
 ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 480, 640
-FOLDERS = ("IR", "VI")
+FOLDERS = TASKS["IVF"].folders
 # Pairs that differ; all others are links to them.
 DISTINCT = 8
 
@@ -45,7 +47,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Measured:
-    """A data set of `count` pairs in VLFDataset's layout: PNGs about as large as those of MSRS, and features."""
+    """How often our rate is the plain one's, both rates (pairs/s), our peak memory (bytes), and others' share."""
 
     ratio: float
     plain_rate: float
@@ -59,7 +61,7 @@ def make_pairs(root: Path, count: int) -> None:
     base, features = root / "Image" / "IVF" / "Pairs", root / "TextFeature" / "IVF" / "Pairs"
     features.mkdir(parents=True)
     rng = np.random.default_rng(0)
-    feature = rng.standard_normal((1, *TEXT_SHAPE)).astype(np.float32)
+    feature = rng.standard_normal(STORED_SHAPE).astype(np.float32)
     for folder, channels, noise in zip(FOLDERS, (1, 3), (1.5, 1.0), strict=True):
         (base / folder).mkdir(parents=True)
         for number in range(DISTINCT):

@@ -28,6 +28,7 @@ from tqdm import tqdm
 # Run as a file, Python puts tools/ on its path, not the project.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from utils.data.stored import to_stored
 from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.files import atomic_path
@@ -480,7 +481,7 @@ def write_features(
     features = tqdm(encode(list(paragraphs.values())), total=len(paragraphs), desc="text features", unit="pair")
     for (task, name), feature in zip(paragraphs, features, strict=True):
         with atomic_path(root / "TextFeature" / task / DATASET / f"{name}.npy") as temporary:
-            np.save(temporary, feature)
+            np.save(temporary, to_stored(feature))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

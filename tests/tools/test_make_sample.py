@@ -143,7 +143,7 @@ def test_features_are_those_of_the_paragraphs(tmp_path):
     paragraphs = make_sample.read_paragraphs(tmp_path)
 
     def lengths(texts: list[str]) -> list[np.ndarray]:
-        return [np.full((1, *TEXT_SHAPE), len(text), np.float32) for text in texts]
+        return [np.full(TEXT_SHAPE, len(text), np.float32) for text in texts]
 
     make_sample.write_features(tmp_path, paragraphs, lengths)
     stored = np.load(tmp_path / "TextFeature" / "MEF" / DATASET / "coffee.npy")

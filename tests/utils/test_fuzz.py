@@ -28,7 +28,7 @@ from utils.data.h5 import GROUPS, H5Dataset, Sample, write_h5
 from utils.data.images import read_bgr, read_gray
 from utils.data.pairs import Pair, read_list
 from utils.runtime.errors import UserError
-from utils.text.features import FEATURE_SHAPE, FeatureFiles, read_paragraph
+from utils.text.features import FeatureFiles, read_paragraph
 from utils.training.checkpoint import JITTOR_MARK, read_checkpoint
 from utils.training.loss_log import LogLine, format_line, read_log
 
@@ -148,7 +148,7 @@ def npy(array: np.ndarray) -> bytes:
     return target.getvalue()
 
 
-FEATURE_FILE = npy(np.zeros(FEATURE_SHAPE, np.float32))
+FEATURE_FILE = npy(np.zeros((1, *TEXT_SHAPE), np.float32))
 
 
 @fuzzed
@@ -158,7 +158,7 @@ def test_features(edits):
 
     def read(path: Path) -> None:
         feature = FeatureFiles().feature(Pair("x", path, path, path, path))
-        assert (feature.shape, feature.dtype) == (FEATURE_SHAPE, np.float32)
+        assert (feature.shape, feature.dtype) == (TEXT_SHAPE, np.float32)
         assert np.isfinite(feature).all()
 
     reads(read, content, "x.npy")

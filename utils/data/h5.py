@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from net.shapes import TEXT_SHAPE
+from utils.data.stored import STORED_SHAPE, from_stored, to_stored
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path, require_plain_name
 from utils.runtime.processes import share
@@ -67,7 +67,8 @@ def write_h5(path: Path, samples: Iterable[Sample]) -> int:
         for sample in samples:
             if sample.name in groups[0]:
                 raise UserError(f"{path}: {sample.name!r} would stand there twice")
-            arrays = [x.astype(np.float32, copy=False) for x in (sample.image_a, sample.image_b, sample.text[None])]
+            arrays = (sample.image_a, sample.image_b, to_stored(sample.text))
+            arrays = [array.astype(np.float32, copy=False) for array in arrays]
             _reserve(file, sum(array.nbytes for array in arrays))
             for group, array in zip(groups, arrays, strict=True):
                 group.create_dataset(sample.name, data=array)
@@ -213,7 +214,7 @@ class H5Dataset:
             raise UserError(
                 f"{self.path}: {name}: image A is {a.shape[1:]}, image B {b.shape[1:]}; one size was expected"
             )
-        return Sample(name, a, b, text[0])
+        return Sample(name, a, b, from_stored(text))
 
     def _array(self, group: str, name: str) -> np.ndarray:
         """An array of a sample, float32; nothing is read before its type and shape are known to be good."""
@@ -227,8 +228,8 @@ class H5Dataset:
             shape = found.shape or ()
             if found.dtype.kind != "f" or not shape:
                 raise UserError(f"{where}: is no array of floats")
-            if group == "text" and shape != (1, *TEXT_SHAPE):
-                raise UserError(f"{where}: has shape {shape}, expected {(1, *TEXT_SHAPE)}")
+            if group == "text" and shape != STORED_SHAPE:
+                raise UserError(f"{where}: has shape {shape}, expected {STORED_SHAPE}")
             if group != "text" and (len(shape) != 3 or shape[0] != 1 or 0 in shape or prod(shape) > MAX_PIXELS):
                 raise UserError(f"{where}: has shape {shape}, expected (1, H, W)")
             array = found[()]

@@ -10,10 +10,11 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.pairs import Pair
+from utils.data.stored import STORED_SHAPE, from_stored, to_stored
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.text.encoder import TOKENS, TextEncoder
-from utils.text.features import FEATURE_SHAPE, FeatureFiles, read_paragraph
+from utils.text.features import FeatureFiles, read_paragraph
 
 NAMES_SHOWN = 5
 
@@ -59,7 +60,7 @@ class EncodedText:
         return self.prepare_texts({str(pair.text): read_paragraph(pair.text) for pair in pairs})
 
     def feature(self, pair: Pair) -> np.ndarray:
-        """The feature of the paragraph of a pair that was prepared, float32 (1, 149, 768).
+        """The feature of the paragraph of a pair that was prepared, float32 (149, 768).
 
         Raises:
             UserError: it has gone from the cache meanwhile.
@@ -106,12 +107,12 @@ def _read_entry(path: Path) -> np.ndarray | None:
             feature = archive["feature"]
     except Exception:  # NumPy and zipfile raise errors of many kinds; whichever, the feature is computed anew
         return None
-    return feature if feature.shape == FEATURE_SHAPE and feature.dtype == np.float32 else None
+    return from_stored(feature) if feature.shape == STORED_SHAPE and feature.dtype == np.float32 else None
 
 
 def _write_entry(path: Path, feature: np.ndarray) -> None:
     try:
         with atomic_path(path) as temporary:
-            np.savez(temporary, feature=feature)
+            np.savez(temporary, feature=to_stored(feature))
     except UserError as error:
         raise UserError(f"{error}; FILM_CACHE names another folder for the cache of text features") from error

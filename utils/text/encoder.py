@@ -245,7 +245,7 @@ class TextEncoder:
         return Tokens(ids, mask, lengths)
 
     def encode(self, tokens: Tokens) -> Iterator[np.ndarray]:
-        """The last hidden state of each text, float32 (1, 149, 768), in order (film.md, section 4).
+        """The last hidden state of each text, float32 (149, 768), in order (film.md, section 4).
 
         Each core takes texts of its own, `BATCH` at a time: on two cores that is faster than one text at a time on
         both, whose every operation waits for the slower one. All 149 positions are computed, because padding is part
@@ -272,7 +272,7 @@ class TextEncoder:
             for states in map_ahead(run, starts, min(cores, len(starts))):
                 if not np.isfinite(states).all():
                     raise UserError(f"{self.source}: gives values that are not finite; its weights are damaged")
-                yield from states[:, None]
+                yield from states
         finally:
             torch.set_num_threads(cores)
 

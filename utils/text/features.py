@@ -1,4 +1,4 @@
-"""Paragraphs of text, and their features: float32 (1, 149, 768), one for each pair."""
+"""Paragraphs of text, and their features: float32 (149, 768), one for each pair."""
 
 from __future__ import annotations
 
@@ -8,11 +8,9 @@ from typing import Protocol
 
 import numpy as np
 
-from net.shapes import TEXT_SHAPE
 from utils.data.pairs import Pair
+from utils.data.stored import STORED_SHAPE, from_stored
 from utils.runtime.errors import UserError
-
-FEATURE_SHAPE = (1, *TEXT_SHAPE)
 
 
 class TextFeatures(Protocol):
@@ -25,7 +23,7 @@ class TextFeatures(Protocol):
         """
 
     def feature(self, pair: Pair) -> np.ndarray:
-        """The feature of a pair, float32 (1, 149, 768), finite. May be called from several threads at once."""
+        """The feature of a pair, float32 (149, 768), finite. May be called from several threads at once."""
 
 
 class FeatureFiles:
@@ -41,31 +39,31 @@ class FeatureFiles:
         if missing:
             raise UserError(
                 f"{missing[0]}: no such text feature, {len(missing)} of {len(pairs)} are missing; a float32 .npy of "
-                f"shape {FEATURE_SHAPE} was expected (--text_encoder bert encodes paragraphs instead)"
+                f"shape {STORED_SHAPE} was expected (--text_encoder bert encodes paragraphs instead)"
             )
         return f"text features: {len(pairs)} ready ones, {pairs[0].feature.parent}"
 
     def feature(self, pair: Pair) -> np.ndarray:
-        """Read the feature file of a pair.
+        """Read the feature file of a pair: float32 (149, 768).
 
         Raises:
             UserError: it is missing, no .npy file, of another shape, or not finite.
         """
         path: Path = pair.feature
-        expected = f"a float32 .npy of shape {FEATURE_SHAPE} was expected"
+        expected = f"a float32 .npy of shape {STORED_SHAPE} was expected"
         try:
             feature = np.load(path, allow_pickle=False)
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such text feature; {expected}") from error
         except Exception as error:  # a damaged header makes NumPy raise errors of many kinds
             raise UserError(f"{path}: cannot be read; {expected}") from error
-        if not isinstance(feature, np.ndarray) or feature.shape != FEATURE_SHAPE or feature.dtype.kind != "f":
+        if not isinstance(feature, np.ndarray) or feature.shape != STORED_SHAPE or feature.dtype.kind != "f":
             shape, dtype = getattr(feature, "shape", "?"), getattr(feature, "dtype", "?")
             raise UserError(f"{path}: holds {dtype} of shape {shape}; {expected}")
         feature = feature.astype(np.float32)
         if not np.isfinite(feature).all():
             raise UserError(f"{path}: holds values that are not finite; {expected}")
-        return feature
+        return from_stored(feature)
 
 
 def read_paragraph(path: Path) -> str:

@@ -5,21 +5,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from net.shapes import TEXT_SHAPE
 from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
-from utils.text.features import FEATURE_SHAPE, FeatureFiles, read_paragraph
+from utils.text.features import FeatureFiles, read_paragraph
 
 
 def pair(path: Path) -> Pair:
     return Pair("x", path, path, path, path)
 
 
-def test_a_feature_is_read_as_it_is(tmp_path):
-    feature = np.random.default_rng(0).standard_normal(FEATURE_SHAPE).astype(np.float32)
+def test_a_feature_is_read_without_its_leading_axis(tmp_path):
+    feature = np.random.default_rng(0).standard_normal((1, *TEXT_SHAPE)).astype(np.float32)
     np.save(tmp_path / "x.npy", feature)
     read = FeatureFiles().feature(pair(tmp_path / "x.npy"))
     assert read.dtype == np.float32
-    np.testing.assert_array_equal(read, feature)
+    np.testing.assert_array_equal(read, feature[0])
 
 
 @pytest.mark.parametrize(
@@ -27,8 +28,8 @@ def test_a_feature_is_read_as_it_is(tmp_path):
     [
         np.zeros((149, 768), np.float32),
         np.zeros((1, 148, 768), np.float32),
-        np.zeros(FEATURE_SHAPE, np.int64),
-        np.full(FEATURE_SHAPE, np.nan, np.float32),
+        np.zeros((1, *TEXT_SHAPE), np.int64),
+        np.full((1, *TEXT_SHAPE), np.nan, np.float32),
         np.array([{"a": 1}], dtype=object),
     ],
 )
