@@ -82,7 +82,7 @@ def read_sample(pair: Pair, features: TextFeatures, resize: bool) -> Sample:
     if resize:
         a, b = to_training_size(a), to_training_size(b)
     a, b = a / np.float32(255), b / np.float32(255)
-    return Sample(pair.name, a[None], b[None], features.feature(pair))
+    return Sample(pair.name, a[None], b[None], features.feature(pair), (pair.image_a, pair.image_b))
 
 
 def read_unless_bad(pair: Pair, features: TextFeatures, resize: bool, skip_bad: bool) -> Sample | None:

@@ -11,6 +11,7 @@ import h5py
 import numpy as np
 import pytest
 
+from utils.data.h5 import H5Dataset
 from utils.data.tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -151,6 +152,8 @@ def test_a_downloaded_data_set(tmp_path, given):
         for group, side in (("imageA", "MRI"), ("imageB", "CT")):
             expected = official_image(folder / side / "4.png", resize=False)
             np.testing.assert_array_equal(file[group]["4"][()], expected)
+    with H5Dataset(tmp_path / "Harvard_train.h5") as dataset:
+        assert dataset.sources("4") == (folder / "MRI" / "4.png", folder / "CT" / "4.png")
 
 
 @pytest.mark.parametrize(

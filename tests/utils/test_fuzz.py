@@ -169,7 +169,8 @@ def h5_file(tmp_path_factory) -> tuple[bytes, list[range]]:
     """A file of two samples, and the ranges of it that are structure, not values."""
     path = tmp_path_factory.mktemp("h5") / "x.h5"
     image = np.linspace(0, 1, 24, dtype=np.float32).reshape(1, 4, 6)
-    write_h5(path, (Sample(name, image, image, np.zeros(TEXT_SHAPE, np.float32)) for name in ("a", "b")))
+    text = np.zeros(TEXT_SHAPE, np.float32)
+    write_h5(path, (Sample(name, image, image, text, (path, path)) for name in ("a", "b")))
     with h5py.File(path) as file:
         found = [file[group][name] for group in GROUPS for name in ("a", "b")]
         values = sorted((item.id.get_offset(), item.id.get_offset() + item.id.get_storage_size()) for item in found)
@@ -188,7 +189,9 @@ def test_h5(h5_file, skip_bad):
 
         def read(path: Path) -> None:
             with H5Dataset(path, skip_bad) as dataset:
+                sources = [dataset.sources(name) for name in dataset.names]
                 samples = [dataset[i] for i in range(len(dataset))]
+            assert all(path.is_absolute() for found in sources if found for path in found)
             assert samples
             for sample in samples:
                 assert sample.text.shape == TEXT_SHAPE

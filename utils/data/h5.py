@@ -1,7 +1,8 @@
 """The H5 files between data_process.py and the network (film.md, section 4).
 
 Groups ``imageA``, ``imageB`` and ``text`` hold a float32 dataset for each sample name: (1, H, W), (1, H, W) and
-(1, 149, 768). Official readers open these files, so names, shapes, dtypes and values must not change.
+(1, 149, 768). Official readers open these files, so names, shapes, dtypes and values must not change. They do not see
+the attribute ``source`` of an image: the absolute path of the file that it was read from, in UTF-8 of fixed length.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -29,22 +30,29 @@ from utils.runtime.processes import share
 logger = logging.getLogger(__name__)
 
 GROUPS = ("imageA", "imageB", "text")
-# What h5py raises on a damaged file, depending on where the damage is.
-DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+SOURCE = "source"
+# What h5py raises on a damaged file, depending on where the damage is; on an odd object where an array should be, too.
+DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, MemoryError)
 # Bytes that names and their order may take between two samples; much more than they do.
 METADATA = 1 << 20
+# Bytes of a path (PATH_MAX of Linux).
+MAX_PATH = 4096
 # Of an image; HDF5 lets a file of a few bytes claim any number.
 MAX_PIXELS = 1 << 27
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One pair: images (1, H, W) in 0..1 and the text feature (149, 768), float32."""
+    """One pair: images (1, H, W) in 0..1 and the text feature (149, 768), float32.
+
+    `sources` are the files of the images, for `write_h5` to note; `H5Dataset.sources` reads them back.
+    """
 
     name: str
     image_a: np.ndarray
     image_b: np.ndarray
     text: np.ndarray
+    sources: tuple[Path, Path] | None = None
 
 
 def constant_image(sample: Sample) -> str | None:
@@ -72,8 +80,17 @@ def write_h5(path: Path, samples: Iterable[Sample]) -> int:
             _reserve(file, sum(array.nbytes for array in arrays))
             for group, array in zip(groups, arrays, strict=True):
                 group.create_dataset(sample.name, data=array)
+            for group, source in zip(groups, sample.sources or (), strict=False):
+                _note_source(group[sample.name], source)
             count += 1
     return count
+
+
+def _note_source(image: h5py.Dataset, source: Path) -> None:
+    """Note which file an image was read from. A path that UTF-8 cannot write is left out."""
+    with suppress(UnicodeEncodeError):
+        path = str(source.absolute()).encode()
+        image.attrs.create(SOURCE, path, dtype=h5py.string_dtype("utf-8", len(path)))
 
 
 @contextmanager
@@ -216,13 +233,44 @@ class H5Dataset:
             )
         return Sample(name, a, b, from_stored(text))
 
+    def sources(self, name: str) -> tuple[Path, Path] | None:
+        """The files that images A and B of a sample were read from, as absolute paths.
+
+        None where the H5 file does not tell for both. Nothing is opened here: the files may have gone, and an H5 file
+        of a stranger may name any.
+
+        Args:
+            name: one of `names`.
+        """
+        try:
+            a, b = (self._source(group, name) for group in GROUPS[:2])
+        except (*DAMAGE, UserError):
+            return None
+        return (a, b) if a and b else None
+
+    def _source(self, group: str, name: str) -> Path | None:
+        """The path that an image notes, if it is one, in the form that `write_h5` gives it."""
+        attributes = self._dataset(group, name).attrs
+        form = attributes.get_id(SOURCE)
+        # Read only what is known to be short, and to lie in the attribute itself.
+        if form.shape != () or form.dtype.kind != "S" or form.dtype.itemsize > MAX_PATH:
+            return None
+        path = Path(attributes[SOURCE].decode())
+        return path if path.is_absolute() and "\0" not in str(path) else None
+
+    def _dataset(self, group: str, name: str) -> h5py.Dataset:
+        """An array of a sample, not read yet; links, which may lead to another file, are not followed."""
+        if not isinstance(self._file[group].get(name, getlink=True), h5py.HardLink):
+            raise UserError(
+                f"{self.path}: {group}/{name}: is a link to elsewhere; data_process.py writes the file anew"
+            )
+        return self._file[group][name]
+
     def _array(self, group: str, name: str) -> np.ndarray:
         """An array of a sample, float32; nothing is read before its type and shape are known to be good."""
         where = f"{self.path}: {group}/{name}"
         try:
-            if not isinstance(self._file[group].get(name, getlink=True), h5py.HardLink):
-                raise UserError(f"{where}: is a link to elsewhere; data_process.py writes the file anew")
-            found = self._file[group][name]
+            found = self._dataset(group, name)
             if found.external or found.is_virtual:
                 raise UserError(f"{where}: its values lie in another file; data_process.py writes the file anew")
             shape = found.shape or ()
@@ -233,7 +281,7 @@ class H5Dataset:
             if group != "text" and (len(shape) != 3 or shape[0] != 1 or 0 in shape or prod(shape) > MAX_PIXELS):
                 raise UserError(f"{where}: has shape {shape}, expected (1, H, W)")
             array = found[()]
-        except (*DAMAGE, AttributeError, MemoryError) as error:  # a group has no dtype
+        except DAMAGE as error:
             raise UserError(f"{where}: cannot be read; data_process.py writes the file anew") from error
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)

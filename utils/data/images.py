@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -42,7 +43,8 @@ def read_bgr(path: Path | str) -> np.ndarray:
 
 def _decode(path: Path | str, flags: int) -> np.ndarray:
     path = Path(path)
-    if not path.is_file():
+    # Not `Path.is_file`, which raises an error for names that are too long and folders that may not be read.
+    if not os.path.isfile(path):  # noqa: PTH113
         raise UserError(f"{path}: no such image")
     # OpenCV prints lines of its own about a bad file; the error below is to be the only one.
     cv2.setLogLevel(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -50,6 +51,78 @@ def test_a_failing_writer_leaves_nothing(tmp_path):
     with pytest.raises(UserError, match="twice"):
         write_h5(tmp_path / "x.h5", [sample("a"), sample("a")])
     assert list(tmp_path.iterdir()) == []
+
+
+# --- where images came from
+
+
+def sourced(name: str, path: Path) -> Sample:
+    return replace(sample(name), sources=(path / "红外 1.png", Path("VI") / f"{name}.bmp"))
+
+
+def test_a_file_remembers_where_its_images_came_from(tmp_path, monkeypatch):
+    """As absolute paths; not where a sample does not tell, nor where UTF-8 has no form for a path."""
+    monkeypatch.chdir(tmp_path)
+    samples = [sourced("a", tmp_path), sample("b"), sourced("c", Path("/\udcff"))]
+    write_h5(tmp_path / "x.h5", samples)
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        assert dataset.sources("a") == (tmp_path / "红外 1.png", tmp_path / "VI" / "a.bmp")
+        assert [dataset.sources(name) for name in "bc"] == [None, None]
+        np.testing.assert_array_equal(dataset[0].image_a, samples[0].image_a)
+
+
+def test_official_readers_do_not_see_it(tmp_path):
+    """They list the groups and take each dataset's values: the same names, shapes, dtypes and bits as without."""
+    write_h5(tmp_path / "with.h5", [sourced(name, tmp_path) for name in "ab"])
+    write_h5(tmp_path / "without.h5", [sample(name) for name in "ab"])
+
+    def view(path: Path) -> list[tuple[object, ...]]:
+        with h5py.File(path) as file:
+            found = [(group, name, file[group][name]) for group in file for name in file[group]]
+            return [(group, name, x.shape, x.dtype, x.chunks, np.array(x).tobytes()) for group, name, x in found]
+
+    assert view(tmp_path / "with.h5") == view(tmp_path / "without.h5")
+    with h5py.File(tmp_path / "with.h5") as file:
+        assert dict(file["imageA"]["a"].attrs) == {"source": str(tmp_path / "红外 1.png").encode()}
+        assert not file["text"]["a"].attrs
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        7,
+        np.array([b"/a.png", b"/b.png"]),
+        np.bytes_(b"/caf\xe9.png"),
+        np.bytes_(b"a.png"),
+        np.bytes_(b"/a\0.png"),
+        np.bytes_(b"/" + b"a" * 5000),
+        np.zeros((), [("path", "S9")]),
+        h5py.Empty("S9"),
+        # Of variable length: HDF5 keeps it elsewhere in the file, and a length that anybody may claim.
+        "/a.png",
+    ],
+)
+def test_what_is_no_path_is_no_source(tmp_path, content):
+    write_h5(tmp_path / "x.h5", [sourced("a", tmp_path)])
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file["imageB"]["a"].attrs["source"] = content
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        assert dataset.sources("a") is None
+        assert dataset[0].name == "a"
+
+
+@pytest.mark.parametrize("link", [h5py.ExternalLink("other.h5", "/imageA/a"), h5py.SoftLink("/imageB/a")])
+def test_a_source_is_not_read_through_a_link(tmp_path, link):
+    for name in ("x.h5", "other.h5"):
+        write_h5(tmp_path / name, [sourced("a", tmp_path)])
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        del file["imageA"]["a"]
+        file["imageA"]["a"] = link
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        assert dataset.sources("a") is None
+
+
+# --- what is refused
 
 
 def break_group(file):
