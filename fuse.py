@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.color import write_coloured
+from utils.data.color import write_colored
 from utils.data.images import read_gray, require_one_size, stretch_to_uint8, to_one_size, write_png
 from utils.data.pairs import Pair, match_folders, pair_of
 from utils.data.tasks import TASKS
@@ -167,7 +167,7 @@ def fuse_files(args: argparse.Namespace) -> None:
         fused = stretch_to_uint8(fuse(net, a[None, None], b[None, None], feature(job.pair)[None]))
         write_png(job.gray, fused)
         if args.color:
-            gray_only += not write_coloured(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize)
+            gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize)
 
     if gray_only:
         print(f"no colour in the sources of {gray_only} of {len(jobs)} pairs: their RGB images are gray")

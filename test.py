@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.color import write_coloured
+from utils.data.color import write_colored
 from utils.data.h5 import H5Dataset, Sample
 from utils.data.images import read_bgr, read_gray, stretch_to_uint8, write_png
 from utils.data.loader import Loader
@@ -101,7 +101,7 @@ def colour_dataset(pairs: Mapping[str, Pair], folder: Path) -> Path:
 
     def write(name: str) -> bool:
         gray, pair = read_gray(folder / f"{name}.png").astype(np.uint8), pairs[name]
-        return write_coloured(rgb / f"{name}.png", gray, pair.image_a, pair.image_b)
+        return write_colored(rgb / f"{name}.png", gray, pair.image_a, pair.image_b)
 
     gray = len(pairs) - sum(tqdm(map_ahead(write, pairs), desc="colour", total=len(pairs), unit="image"))
     gray, all_pairs = collective.total(np.array([gray, len(pairs)], np.int32)).tolist()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
-from utils.data.color import colourise
+from utils.data.color import colorize
 from utils.data.images import read_bgr
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,7 @@ def tested(place) -> Path:
     done = run("data_process.py", *folders, "--dataset", "Set", "--mode", "test", "--out", place / "h5")
     assert done.returncode == 0, done.stderr
     assert "test: 2 pairs" in done.stdout
-    for out, options in (("plain", ()), ("colour", ("--color", *folders))):
+    for out, options in (("plain", ()), ("color", ("--color", *folders))):
         done = run(
             *("test.py", "--dataset", "Set", "--ckpt_path", place / "net.pkl", "--h5_dir", place / "h5"),
             *("--out_dir", place / out, *options),
@@ -98,13 +98,13 @@ def tested(place) -> Path:
     return place
 
 
-def test_colour_in_test_leaves_the_gray_images_as_they_are(tested):
+def test_color_in_test_leaves_the_gray_images_as_they_are(tested):
     assert not (tested / "plain" / "Set" / "RGB").exists()
     for name in ("夜 1.5", "x"):
         gray = tested / "plain" / "Set" / "Gray" / f"{name}.png"
-        assert gray.read_bytes() == (tested / "colour" / "Set" / "Gray" / f"{name}.png").read_bytes()
-        expected = colourise(gray_of(gray), *(read_bgr(tested / p) for p in (f"IR/{name}.png", f"VI/{name}.bmp")))
-        np.testing.assert_array_equal(gray_of(tested / "colour" / "Set" / "RGB" / f"{name}.png"), expected)
+        assert gray.read_bytes() == (tested / "color" / "Set" / "Gray" / f"{name}.png").read_bytes()
+        expected = colorize(gray_of(gray), *(read_bgr(tested / p) for p in (f"IR/{name}.png", f"VI/{name}.bmp")))
+        np.testing.assert_array_equal(gray_of(tested / "color" / "Set" / "RGB" / f"{name}.png"), expected)
 
 
 def test_two_folders_give_what_test_gives(tested):
@@ -114,7 +114,7 @@ def test_two_folders_give_what_test_gives(tested):
     assert "fused: out/Gray and out/RGB" in done.stdout
     for kind in ("Gray", "RGB"):
         for name in ("夜 1.5.png", "x.png"):
-            assert (tested / "out" / kind / name).read_bytes() == (tested / "colour" / "Set" / kind / name).read_bytes()
+            assert (tested / "out" / kind / name).read_bytes() == (tested / "color" / "Set" / kind / name).read_bytes()
 
 
 def test_one_pair(tested):
@@ -187,7 +187,7 @@ def test_wrong_input_is_one_line(place, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "latin.txt"]
 
 
-def test_colour_in_test_names_what_is_missing(tested, tmp_path):
+def test_color_in_test_names_what_is_missing(tested, tmp_path):
     (tmp_path / "IR").mkdir()
     (tmp_path / "VI").mkdir()
     for folder, suffix in (("IR", "png"), ("VI", "bmp")):

@@ -31,7 +31,7 @@ def mix_chroma(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * weight_a + b * weight_b) / np.where(total == 0, 1, total)
 
 
-def colourise(gray: np.ndarray, bgr_a: np.ndarray, bgr_b: np.ndarray) -> np.ndarray:
+def colorize(gray: np.ndarray, bgr_a: np.ndarray, bgr_b: np.ndarray) -> np.ndarray:
     """The image whose luma is the fused `gray` and whose chroma is that of its sources, mixed by `mix_chroma`.
 
     Args:
@@ -46,12 +46,12 @@ def colourise(gray: np.ndarray, bgr_a: np.ndarray, bgr_b: np.ndarray) -> np.ndar
     return np.round(np.clip(bgr, 0, 1) * 255).astype(np.uint8)
 
 
-def is_coloured(bgr: np.ndarray) -> bool:
+def is_colored(bgr: np.ndarray) -> bool:
     """Whether the channels of an image differ anywhere."""
     return bool((bgr != bgr[..., :1]).any())
 
 
-def write_coloured(path: Path, gray: np.ndarray, image_a: Path, image_b: Path, resize: bool = False) -> bool:
+def write_colored(path: Path, gray: np.ndarray, image_a: Path, image_b: Path, resize: bool = False) -> bool:
     """Write the fused `gray`, uint8 (H, W), with the colours of its source files to a PNG.
 
     Args:
@@ -72,5 +72,5 @@ def write_coloured(path: Path, gray: np.ndarray, image_a: Path, image_b: Path, r
                 raise UserError(f"{source}: is {sizes[0]}, the fused image {sizes[1]}; it was fused from other images")
             bgr = cv2.resize(bgr, gray.shape[::-1])
         sources.append(bgr)
-    write_png(path, colourise(gray, *sources))
-    return any(map(is_coloured, sources))
+    write_png(path, colorize(gray, *sources))
+    return any(map(is_colored, sources))

@@ -12,7 +12,7 @@ from utils.data.images import read_gray, side_by_side, stretch_to_uint8, to_trai
 from utils.runtime.errors import UserError
 
 
-def colour(height: int, width: int, seed: int = 0) -> np.ndarray:
+def color(height: int, width: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
@@ -20,7 +20,7 @@ def colour(height: int, width: int, seed: int = 0) -> np.ndarray:
 @pytest.mark.parametrize("name", ["plain", "a.b c", "图像"])
 def test_gray_equals_the_official_steps(tmp_path, suffix, name):
     path = tmp_path / f"{name}.{suffix}"
-    path.write_bytes(cv2.imencode(f".{suffix}", colour(20, 31))[1].tobytes())
+    path.write_bytes(cv2.imencode(f".{suffix}", color(20, 31))[1].tobytes())
     decoded = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     expected = np.round(cv2.cvtColor(decoded.astype("float32"), cv2.COLOR_BGR2GRAY))
     gray = read_gray(path)
@@ -28,7 +28,7 @@ def test_gray_equals_the_official_steps(tmp_path, suffix, name):
     np.testing.assert_array_equal(gray, expected)
 
 
-def test_gray_of_known_colours(tmp_path):
+def test_gray_of_known_colors(tmp_path):
     """0.299 R + 0.587 G + 0.114 B, rounded: red 76.245, green 149.685, blue 29.07."""
     bgr = np.array([[[0, 0, 255], [0, 255, 0], [255, 0, 0], [255, 255, 255]]], np.uint8)
     write_png(tmp_path / "x.png", bgr)
@@ -49,7 +49,7 @@ def test_missing_and_undecodable_images_are_named(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "bmp", "tif"])
 def test_an_image_that_was_cut_short_is_refused_and_opencv_logs_nothing(tmp_path, suffix, capfd):
-    content = cv2.imencode(f".{suffix}", colour(60, 80))[1].tobytes()
+    content = cv2.imencode(f".{suffix}", color(60, 80))[1].tobytes()
     (tmp_path / f"x.{suffix}").write_bytes(content[: len(content) * 9 // 10])
     with pytest.raises(UserError, match=rf"x.{suffix}: cannot be decoded"):
         read_gray(tmp_path / f"x.{suffix}")
@@ -74,7 +74,7 @@ def test_stretch_truncates():
 
 
 def test_png_round_trip_and_unwritable_folder(tmp_path):
-    image = colour(5, 7)[..., 0]
+    image = color(5, 7)[..., 0]
     write_png(tmp_path / "deep" / "x.png", image)
     np.testing.assert_array_equal(cv2.imread(str(tmp_path / "deep" / "x.png"), cv2.IMREAD_UNCHANGED), image)
     (tmp_path / "file").write_text("")
