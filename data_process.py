@@ -24,10 +24,10 @@ from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter
 from utils.runtime.errors import UserError, run_command
 from utils.runtime.threads import map_ahead
-from utils.text.cache import text_features
+from utils.text.cache import EncodedText, text_features
 from utils.text.captions import CAPTIONERS, Captioner, write_captions
 from utils.text.encoder import FAMILIES
-from utils.text.features import TextFeatures
+from utils.text.features import FeatureFiles
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_sample(pair: Pair, features: TextFeatures, resize: bool) -> Sample:
+def read_sample(pair: Pair, features: FeatureFiles | EncodedText, resize: bool) -> Sample:
     """Read a pair: gray images, at 288x384 if `resize`, then divided by 255, and its text feature.
 
     Raises:
@@ -85,7 +85,7 @@ def read_sample(pair: Pair, features: TextFeatures, resize: bool) -> Sample:
     return Sample(pair.name, a[None], b[None], features.feature(pair), (pair.image_a, pair.image_b))
 
 
-def read_unless_bad(pair: Pair, features: TextFeatures, resize: bool, skip_bad: bool) -> Sample | None:
+def read_unless_bad(pair: Pair, features: FeatureFiles | EncodedText, resize: bool, skip_bad: bool) -> Sample | None:
     """`read_sample`; a bad pair is named in a warning and None if `skip_bad`. A constant image is else only named.
 
     Raises:

@@ -388,12 +388,7 @@ SAMPLE: dict[str, tuple[Pair, ...]] = {
             Crop("astronaut.png", 0, 0, 512, 400, (272, 348)),
             Focus(("hair", "face", "suit", "collar", "helmet"), (0.0, 1.0), 0.0, 4.0),
         ),
-        Pair(
-            "coffee",
-            "train",
-            Crop("coffee.png", 50, 0, 530, 400, (270, 324)),
-            Focus((), (0.25, 0.75), 1.0, 4.0),
-        ),
+        Pair("coffee", "train", Crop("coffee.png", 50, 0, 530, 400, (270, 324)), Focus((), (0.25, 0.75), 1.0, 4.0)),
         Pair(
             "cameraman",
             "test",

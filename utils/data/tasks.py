@@ -26,17 +26,11 @@ class Task:
 
 TASKS = {
     "IVF": Task(
-        "infrared-visible",
-        ("IR", "VI"),
-        ("infrared image", "visible image"),
-        ("MSRS", "M3FD", "RoadScene", "Sample"),
+        "infrared-visible", ("IR", "VI"), ("infrared image", "visible image"), ("MSRS", "M3FD", "RoadScene", "Sample")
     ),
     "MIF": Task("medical", ("MRI", "T"), ("MRI image", "CT, PET or SPECT image"), ("Harvard",), resized=False),
     "MEF": Task(
-        "multi-exposure",
-        ("OVER", "UNDER"),
-        ("over-exposed image", "under-exposed image"),
-        ("SICE", "MEFB", "Sample"),
+        "multi-exposure", ("OVER", "UNDER"), ("over-exposed image", "under-exposed image"), ("SICE", "MEFB", "Sample")
     ),
     "MFF": Task(
         "multi-focus",

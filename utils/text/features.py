@@ -4,26 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from utils.data.pairs import Pair
 from utils.data.stored import STORED_SHAPE, from_stored
 from utils.runtime.errors import UserError
-
-
-class TextFeatures(Protocol):
-    """Where the text features of pairs come from."""
-
-    def prepare(self, pairs: Sequence[Pair]) -> str:
-        """Make the features of these pairs ready, all at once; says in a line or two what was done.
-
-        To be called before `feature`. A `UserError` where a feature cannot be had.
-        """
-
-    def feature(self, pair: Pair) -> np.ndarray:
-        """The feature of a pair, float32 (149, 768), finite. May be called from several threads at once."""
 
 
 class FeatureFiles:
