@@ -45,17 +45,6 @@ class Run:
     others: float
 
 
-@dataclass(frozen=True)
-class Measured:
-    """How often our rate is the plain one's, both rates (pairs/s), our peak memory (bytes), and others' share."""
-
-    ratio: float
-    plain_rate: float
-    our_rate: float
-    our_peak: int
-    others: float
-
-
 def make_pairs(root: Path, count: int) -> None:
     """A data set of `count` pairs in the layout of VLFDataset: PNGs about as large as those of MSRS, and features."""
     base, features = root / "Image" / "IVF" / "Pairs", root / "TextFeature" / "IVF" / "Pairs"
@@ -120,8 +109,8 @@ def timed(command: Sequence[str], cores: int) -> Run:
     return Run(seconds, usage.ru_maxrss * 1024, max(0.0, busy - usage.ru_utime - usage.ru_stime) / total)
 
 
-def measure(pairs: int = 300, rounds: int = 7, cores: int | None = None) -> Measured:
-    """Time both commands in turn on the same cores.
+def measure(pairs: int = 300, rounds: int = 7, cores: int | None = None) -> str:
+    """Time both commands in turn on the same cores, and return the results as a line for a person.
 
     Args:
         pairs: how many, of 480x640.
@@ -148,11 +137,12 @@ def measure(pairs: int = 300, rounds: int = 7, cores: int | None = None) -> Meas
             taken = {which: timed(commands[which], cores) for which in order}
             runs.append([taken[0], taken[1]])
         _check_equal(ours, theirs)
-    return Measured(
-        median(plain.seconds / ours.seconds for plain, ours in runs),
-        *(pairs / median(run[which].seconds for run in runs) for which in (0, 1)),
-        max(ours.peak for _, ours in runs),
-        median(run.others for pair in runs for run in pair),
+    ratio = median(plain.seconds / ours.seconds for plain, ours in runs)
+    plain_rate, our_rate = (pairs / median(run[which].seconds for run in runs) for which in (0, 1))
+    peak, others = max(ours.peak for _, ours in runs), median(run.others for pair in runs for run in pair)
+    return (
+        f"{cores} cores: {ratio:.2f} times the plain rate ({our_rate:.0f} and {plain_rate:.0f} pairs/s), peak "
+        f"{peak / 1e6:.0f} MB for {pairs} pairs; others took {others:.0%} of the processor"
     )
 
 
@@ -175,12 +165,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         return
     all_cores = len(os.sched_getaffinity(0))
     for cores in sorted({1, 2, all_cores} & set(range(1, all_cores + 1))):
-        result = measure(args.pairs, args.rounds, cores)
-        print(
-            f"{cores} cores: {result.ratio:.2f} times the plain rate ({result.our_rate:.0f} and "
-            f"{result.plain_rate:.0f} pairs/s), peak {result.our_peak / 1e6:.0f} MB for {args.pairs} pairs; "
-            f"others took {result.others:.0%} of the processor"
-        )
+        print(measure(args.pairs, args.rounds, cores))
 
 
 if __name__ == "__main__":

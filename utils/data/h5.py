@@ -242,21 +242,18 @@ class H5Dataset:
         Args:
             name: one of `names`.
         """
+        paths = []
         try:
-            a, b = (self._source(group, name) for group in GROUPS[:2])
+            for group in GROUPS[:2]:
+                attributes = self._dataset(group, name).attrs
+                form = attributes.get_id(SOURCE)
+                # Only what is known to be short, and to lie in the attribute itself, is read.
+                if form.shape == () and form.dtype.kind == "S" and form.dtype.itemsize <= MAX_PATH:
+                    paths.append(Path(attributes[SOURCE].decode()))
         except (*DAMAGE, UserError):
             return None
-        return (a, b) if a and b else None
-
-    def _source(self, group: str, name: str) -> Path | None:
-        """The path that an image notes, if it is one, in the form that `write_h5` gives it."""
-        attributes = self._dataset(group, name).attrs
-        form = attributes.get_id(SOURCE)
-        # Read only what is known to be short, and to lie in the attribute itself.
-        if form.shape != () or form.dtype.kind != "S" or form.dtype.itemsize > MAX_PATH:
-            return None
-        path = Path(attributes[SOURCE].decode())
-        return path if path.is_absolute() and "\0" not in str(path) else None
+        usable = [path for path in paths if path.is_absolute() and "\0" not in str(path)]
+        return (usable[0], usable[1]) if len(usable) == 2 else None
 
     def _dataset(self, group: str, name: str) -> h5py.Dataset:
         """An array of a sample, not read yet; links, which may lead to another file, are not followed."""

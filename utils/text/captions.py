@@ -13,7 +13,7 @@ from utils.data.pairs import Pair
 from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
-from utils.text.encoder import load_config, load_model, load_pretrained, load_tokenizer, quiet_transformers
+from utils.text.encoder import load_model, load_pretrained
 
 CAPTIONERS = {"blip": "Salesforce/blip-image-captioning-base"}
 # The beam search of BLIP's own demonstration, with longer captions allowed.
@@ -34,11 +34,11 @@ class Captioner:
         """
         self.source = CAPTIONERS.get(source, source)
         what = "a BLIP captioning model"
-        kind = load_config(self.source, what).model_type
+        kind = load_pretrained(self.source, what, "AutoConfig").model_type
         if kind != "blip":
             raise UserError(f"{self.source}: {what} was expected; it is of the kind {kind}")
-        self._pixels = load_pretrained(self.source, what, quiet_transformers().BlipImageProcessor.from_pretrained)
-        self._tokenizer = load_tokenizer(self.source, what)
+        self._pixels = load_pretrained(self.source, what, "BlipImageProcessor")
+        self._tokenizer = load_pretrained(self.source, f"the tokenizer of {what}", "AutoTokenizer")
         self._model, _ = load_model(self.source, what, "BlipForConditionalGeneration")
 
     def __call__(self, images: Sequence[np.ndarray]) -> list[str]:

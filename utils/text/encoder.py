@@ -10,13 +10,13 @@ import json
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,15 +26,13 @@ from utils.runtime.threads import map_ahead
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel
 
 TOKENS, WIDTH = TEXT_SHAPE
 # Texts that one core takes at a time: the weights stay in its cache for them, and so do the activations.
 BATCH = 4
 # Settings of a configuration that say where it comes from, not what the encoder computes.
 ORIGIN = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
-
-Loaded = TypeVar("Loaded")
 
 
 @dataclass(frozen=True)
@@ -85,17 +83,19 @@ def quiet_transformers() -> ModuleType:
     return transformers
 
 
-def load_pretrained(source: str, what: str, load: Callable[..., Loaded]) -> Loaded:
-    """Call a `from_pretrained` on a folder, or on a name: from the hub's cache, else from the hub.
+def load_pretrained(source: str, what: str, architecture: str, **options: object) -> Any:
+    """Load something of transformers from a folder, or by a name: from the hub's cache, else from the hub.
 
     Args:
         source: the folder or name.
         what: what is expected of it, for the error message.
-        load: called as ``load(source, local_files_only=...)``.
+        architecture: the class of transformers whose `from_pretrained` loads it.
+        options: its further arguments.
 
     Raises:
         UserError: it cannot be loaded; says why and what to do.
     """
+    load = getattr(quiet_transformers(), architecture).from_pretrained
     folder = Path(source).expanduser()
     if folder.is_dir():
         attempts = [(str(folder), True)]
@@ -111,25 +111,13 @@ def load_pretrained(source: str, what: str, load: Callable[..., Loaded]) -> Load
         raise UserError(f"{source}: no such folder; {what} was expected there")
     for place, local in attempts:
         try:
-            return load(place, local_files_only=local)
+            return load(place, local_files_only=local, trust_remote_code=False, **options)
         except Exception as error:  # of transformers, its hub, tokenizers, safetensors, torch: anything may come
             problem = error
         if local and len(attempts) > 1:
             print(f"{source}: not found in the cache of this machine, asking the hub", file=sys.stderr)
     reason = re.split(r"\n|\. ", str(problem).strip())[0].rstrip(".") or type(problem).__name__
     raise UserError(f"{source}: {what} cannot be loaded ({reason}); {way_out}") from problem
-
-
-def load_tokenizer(source: str, what: str) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that goes with a model. Errors as of `load_pretrained`."""
-    load = partial(quiet_transformers().AutoTokenizer.from_pretrained, trust_remote_code=False)
-    return load_pretrained(source, f"the tokenizer of {what}", load)
-
-
-def load_config(source: str, what: str) -> PretrainedConfig:
-    """Load the configuration of a model. Errors as of `load_pretrained`."""
-    load = partial(quiet_transformers().AutoConfig.from_pretrained, trust_remote_code=False)
-    return load_pretrained(source, what, load)
 
 
 def load_model(source: str, what: str, architecture: str, part: str = "") -> tuple[PreTrainedModel, set[str]]:
@@ -150,13 +138,7 @@ def load_model(source: str, what: str, architecture: str, part: str = "") -> tup
     """
     import torch
 
-    load = partial(
-        getattr(quiet_transformers(), architecture).from_pretrained,
-        dtype=torch.float32,
-        output_loading_info=True,
-        trust_remote_code=False,
-    )
-    model, info = load_pretrained(source, what, load)
+    model, info = load_pretrained(source, what, architecture, dtype=torch.float32, output_loading_info=True)
     prefix = f"{part}." if part else ""
     missing = {name.removeprefix(prefix) for name in info["missing_keys"] if name.startswith(prefix)}
     if needed := sorted(name for name in missing if not name.startswith("pooler.")):
@@ -210,7 +192,7 @@ class TextEncoder:
         """
         self.source = FAMILIES[source].hub if source in FAMILIES else source
         what = f"a text encoder of width {WIDTH}"
-        config = load_config(self.source, what)  # before the weights, which may be gigabytes
+        config = load_pretrained(self.source, what, "AutoConfig")  # before the weights, which may be gigabytes
         family = next((family for family in FAMILIES.values() if family.model_type == config.model_type), OTHERS)
         config = getattr(config, family.config) if family.config else config
         width, positions = getattr(config, "hidden_size", None), getattr(config, "max_position_embeddings", None)
@@ -218,7 +200,7 @@ class TextEncoder:
             raise UserError(f"{self.source}: {what} was expected; its width is {width} ({', '.join(FAMILIES)} will do)")
         if positions is not None and positions < TOKENS:
             raise UserError(f"{self.source}: takes {positions} tokens; a text encoder of {TOKENS} was expected")
-        self._tokenizer = load_tokenizer(self.source, what)
+        self._tokenizer = load_pretrained(self.source, f"the tokenizer of {what}", "AutoTokenizer")
         if self._tokenizer.pad_token is None:
             raise UserError(f"{self.source}: its tokenizer has no padding; {what} that pads was expected")
         model, missing = load_model(self.source, what, family.architecture, family.module)

@@ -365,16 +365,18 @@ def test_missing_folder_is_named_without_a_question_to_the_hub(tmp_path):
             TextEncoder(source)
 
 
-def test_a_name_is_looked_up_in_the_cache_first(capsys):
+def test_a_name_is_looked_up_in_the_cache_first(capsys, monkeypatch):
     asked = []
 
-    def load(source: str, local_files_only: bool) -> str:
+    def load(source: str, local_files_only: bool, trust_remote_code: bool) -> str:
         asked.append((source, local_files_only))
+        assert not trust_remote_code
         if local_files_only:
             raise OSError("not there")
         return "loaded"
 
-    assert load_pretrained("owner/name", "an encoder", load) == "loaded"
+    monkeypatch.setattr(transformers.AutoModel, "from_pretrained", load)
+    assert load_pretrained("owner/name", "an encoder", "AutoModel") == "loaded"
     assert asked == [("owner/name", True), ("owner/name", False)]
     assert capsys.readouterr().err.count("\n") == 1
 
