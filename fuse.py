@@ -5,8 +5,8 @@
 
 A is the infrared image (MRI, over-exposed, near focus), B the visible one (CT/PET/SPECT, under-exposed, far focus).
 
-The text is --text, --text_file or --text_feature, for all pairs; else what lies beside the images as Text/<name>.txt or
-TextFeature/<name>.npy; else a neutral sentence, and a line says so.
+The text is --text, --text_file or --text_feature, for all pairs; else Text/<name>.txt or TextFeature/<name>.npy next to
+the images; else a neutral sentence, and a line says so.
 """
 
 from __future__ import annotations
@@ -112,10 +112,10 @@ def read_images(pair: Pair, resize: bool) -> tuple[np.ndarray, np.ndarray]:
 
 
 def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pair], np.ndarray]:
-    """What gives the text feature of a pair, float32 (149, 768); prints where they come from.
+    """A function that returns the text feature of a pair, float32 (149, 768); prints where the features come from.
 
     Raises:
-        UserError: a text or feature is missing or no good, or the encoder is not to be had.
+        UserError: a text or feature is missing or no good, or the encoder is unavailable.
     """
     given = args.text is not None or args.text_file is not None
     if args.text_feature:

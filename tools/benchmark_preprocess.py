@@ -1,10 +1,10 @@
-"""How fast data_process.py goes beside a plain single-process formulation of the official script.
+"""The speed of data_process.py compared with a plain single-process form of the official script.
 
     python -m tools.benchmark_preprocess
 
-Both are commands that write the same H5 file from the same pairs of 480x640 with ready features, timed in turn, each
-with its start. Machines are shared: what counts is the median of the ratios of neighbours in time, and that only where
-the share of the processor that others took meanwhile, which is measured too, is small.
+Both commands write the same H5 file from the same pairs of 480x640 with ready features. They are timed alternately,
+their start included. The result is the median ratio of neighbouring runs. It counts only where other processes took a
+small share of the processor meanwhile, which is measured too.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def timed(command: Sequence[str], cores: int) -> Run:
 
 
 def measure(pairs: int = 300, rounds: int = 7, cores: int | None = None) -> str:
-    """Time both commands in turn on the same cores, and return the results as a line for a person.
+    """Time both commands alternately on the same cores, and return the results as a line for a person.
 
     Args:
         pairs: how many, of 480x640.

@@ -265,7 +265,7 @@ class Focus:
 
     Attributes:
         near: the things that stand in front, at depth 1.
-        plane: the rows, as fractions of the height, where what lies behind them begins and ceases to come nearer.
+        plane: the rows, as fractions of the height, where the background begins and ends to come nearer.
         plane_depth: its depth at the last of these rows; 0 at the first.
         radius: of the blur at depth difference 1, in pixels.
     """
@@ -313,7 +313,7 @@ class Crop:
 
 @dataclass(frozen=True)
 class Pair:
-    """One sample: its name, the list it stands in (train or test), and how it comes about."""
+    """One sample: its name, the list that names it (train or test), and how it is made."""
 
     name: str
     mode: str
@@ -495,7 +495,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.encoder is None:
         write_images(args.root)
         return
-    # Whatever may be amiss shows before the first file is written.
+    # Errors in the texts or the encoder show before the first file is written.
     paragraphs = read_paragraphs(args.root)
     encoder = TextEncoder(args.encoder)
     write_images(args.root)

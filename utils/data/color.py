@@ -24,7 +24,7 @@ def mix_chroma(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """One chroma from two, each weighted by its own distance from gray: (a|a| + b|b|) / (|a| + |b|); 0 where both are.
 
     The usual rule where both sources are coloured (Prabhakar et al., DeepFuse, ICCV 2017, who write it for values in
-    0..255 around 128). Where one source is gray it gives the other's chroma as it is.
+    0..255 around 128). Where one source is gray, the result is the other's chroma.
     """
     weight_a, weight_b = np.abs(a), np.abs(b)
     total = weight_a + weight_b

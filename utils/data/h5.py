@@ -103,7 +103,7 @@ def _new_h5(path: Path) -> Iterator[h5py.File]:
         file.flush()
         size = file.id.get_filesize()
     except BaseException:
-        # What HDF5 still holds goes to memory, and away with it.
+        # What HDF5 has not written yet goes to memory, which is then released.
         memory = os.memfd_create("discarded")
         os.dup2(memory, file.id.get_vfd_handle())
         os.close(memory)
@@ -126,7 +126,7 @@ class H5Dataset:
     """The samples of an H5 file, in the key order of its groups (alphabetical). The file is opened once.
 
     A bad sample is one that `__getitem__` refuses, one that is not in all groups, or one with a constant image: the
-    network can do with that, but it shows nothing, so it is only named where bad samples are not left out.
+    network can do with that, but it shows nothing, so where bad samples are kept it is only named.
 
     Args:
         path: the file.

@@ -19,7 +19,7 @@ def read_gray(path: Path | str) -> np.ndarray:
     """Read an image file in colour and turn it to gray: float32 (H, W), whole numbers in 0..255.
 
     In this order, because the last bit depends on it: decoded to 8-bit BGR, float32, OpenCV's BGR to gray, rounded.
-    So 16 bits a channel become 8 (the upper ones), alpha is passed over, and a camera's orientation is followed.
+    So 16 bits a channel become 8 (the upper ones), alpha is ignored, and a camera's orientation is applied.
 
     Raises:
         UserError: the file is missing, or OpenCV cannot decode it.
@@ -46,7 +46,7 @@ def _decode(path: Path | str, flags: int) -> np.ndarray:
     # Not `Path.is_file`, which raises an error for names that are too long and folders that may not be read.
     if not os.path.isfile(path):  # noqa: PTH113
         raise UserError(f"{path}: no such image")
-    # OpenCV prints lines of its own about a bad file; the error below is to be the only one.
+    # OpenCV would print lines about a bad file, in addition to the error below.
     cv2.setLogLevel(0)
     # imdecode, not imread: imread takes a JPEG that was cut short, and fills the rest with gray.
     try:
@@ -107,7 +107,7 @@ def stretch_to_uint8(image: np.ndarray) -> np.ndarray:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write a uint8 image, (H, W) or (H, W, 3) BGR; the file is whole or not there.
+    """Write a uint8 image, (H, W) or (H, W, 3) BGR; the file is written completely or not at all.
 
     Raises:
         UserError: it cannot be written.
@@ -120,5 +120,5 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def side_by_side(*images: np.ndarray) -> np.ndarray:
-    """Images of one height, beside each other."""
+    """Images of one height, next to each other."""
     return np.concatenate(images, axis=1)

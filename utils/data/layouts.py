@@ -34,7 +34,7 @@ class Layout:
     test_list: str | None = None
 
 
-# The first layouts are the more particular ones: images that one of them explains are not offered to the next.
+# The most specific layouts come first: images that match one of them are not tried with the next.
 LAYOUTS = (
     Layout("MSRS", "IVF", "{mode}/ir/{name}", "{mode}/vi/{name}"),
     # Its test list is that of CDDFuse (Zhao et al., CVPR 2023).
@@ -126,7 +126,7 @@ class _Key:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    """All images in `folder` and below, also behind links, but not round in circles of links."""
+    """All images in `folder` and below, also through links, but not around a circle of links."""
     for parent, children, files in os.walk(folder, followlinks=True):
         above = Path(parent).resolve()
         children[:] = [child for child in children if not above.is_relative_to(Path(parent, child).resolve())]
@@ -135,7 +135,7 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 class _Fit(NamedTuple):
-    """A layout, and the images A and B that it explains, by what they share; several where a name is not unique."""
+    """A layout, and the images A and B that match it, by what they share; several where a name is not unique."""
 
     layout: Layout
     a: dict[_Key, list[Path]]
@@ -149,7 +149,7 @@ def _fitting(folder: Path, paths: Iterable[Path], task: str | None, dataset: str
     explained: set[Path] = set()
     for layout in LAYOUTS:
         fit = _Fit(layout, *(_matches(pattern, within) for pattern in (layout.a, layout.b)))
-        # An image that would go with several others speaks against the layout.
+        # A layout does not fit an image that it pairs with several others.
         paired = {a[0] for key, a in fit.a.items() if len(a) == len(fit.b.get(key, [])) == 1}
         if paired - explained:
             candidates.append(fit)
@@ -180,7 +180,7 @@ def _matches(pattern: str, within: dict[Path, str]) -> dict[_Key, list[Path]]:
 
 
 def _names(keys: Iterable[_Key]) -> list[str]:
-    """The names of the pairs; with the folders that tell them apart, where one name stands in several folders."""
+    """The names of the pairs; with the folders that tell them apart, where several folders hold the same name."""
     keys = list(keys)
     if len({key.name for key in keys}) == len(keys):
         return [key.name for key in keys]

@@ -33,7 +33,7 @@ class Augmentation:
     """What a training does to its pairs at random, the same to both images of a pair.
 
     Args:
-        crop: height and width of the part that is cut out, at a random place; empty for whole images.
+        crop: height and width of the part that is cut out, at a random place; empty for the full images.
         flip: mirror every second pair, on average, left to right.
     """
 
@@ -63,7 +63,7 @@ class Augmentation:
 
 
 class Loader:
-    """The batches of an epoch; the next ones are read by a thread of their own while the caller computes.
+    """The batches of an epoch; the next ones are read by another thread while the caller computes.
 
     The order follows from `seed` and `epoch` alone. `part` is what is read of each batch: among several processes each
     has its own part of one order. `augmentation` is applied to each sample. `waited` tells after an iteration for how
@@ -121,7 +121,7 @@ class Loader:
             reader.join()
 
     def _read(self, ready: queue.Queue[Batch | BaseException | None], stopped: threading.Event) -> None:
-        """Fill the queue until the epoch ends, an error occurs, or nobody listens any more."""
+        """Fill the queue until the epoch ends, an error occurs, or the caller stops."""
 
         def put(item: Batch | BaseException | None) -> None:
             while not stopped.is_set():
@@ -136,7 +136,7 @@ class Loader:
                     return
                 put(self._collate([self._sample(int(i)) for i in indices]))
             put(None)
-        except BaseException as error:  # it belongs to the thread that iterates
+        except BaseException as error:  # raised in the thread that iterates
             put(error)
 
     def _sample(self, index: int) -> Sample:

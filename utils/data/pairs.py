@@ -48,7 +48,7 @@ def find_pairs(root: Path, task: str, dataset: str, mode: str) -> list[Pair]:
 def pair_of(
     name: str, image_a: Path, image_b: Path, root: Path, task: str, dataset: str, beside: Iterable[Path] = ()
 ) -> Pair:
-    """A pair with its text and feature: the files in Text/ and TextFeature/ of the folders `beside`, else in `root`.
+    """A pair with its text and feature: the files in Text/ and TextFeature/ of a folder of `beside`, else of `root`.
 
     Raises:
         UserError: one of them is a link that leads out of these folders.
@@ -62,7 +62,7 @@ def pair_of(
 
 
 def read_list(path: Path) -> list[str]:
-    """The file names of a list, one a line; blank lines, a byte-order mark and carriage returns are passed over.
+    """The file names of a list, one a line; blank lines, a byte-order mark and carriage returns are ignored.
 
     Raises:
         UserError: the list is missing, is not UTF-8, is empty, names a sample twice or something outside its folder.
@@ -123,7 +123,7 @@ def match_folders(dir_a: Path, dir_b: Path) -> dict[str, tuple[Path, Path]]:
     """The images of one name in two folders, whatever their suffixes, in alphabetical order.
 
     Raises:
-        UserError: a folder is missing, no name is in both, or a name stands for several files.
+        UserError: a folder is missing, no name is in both, or several files have one name.
     """
     a, b = ImageFolder(dir_a), ImageFolder(dir_b)
     names = sorted(set(a.files) & set(b.files))

@@ -18,7 +18,7 @@ DEFAULT_TASK, DEFAULT_DATASET = "IVF", "MSRS"
 
 @dataclass(frozen=True)
 class Selection:
-    """The pairs that a script shall work on, and `found`: what was found where, in lines for a person."""
+    """The pairs that a script works on; `found` says in a few lines what was found where."""
 
     task: str
     dataset: str
@@ -27,7 +27,7 @@ class Selection:
 
 
 def add_source_options(parser: argparse.ArgumentParser, title: str = "where the images are") -> None:
-    """The options that `find_source` takes, but for task, dataset and mode, under a title of their own."""
+    """Add the options that `find_source` reads, except task, dataset and mode, as a group under `title`."""
     add = parser.add_argument_group(title).add_argument
     add("--root", type=Path, default=Path("VLFDataset"), help="folder that holds Image, Text and TextFeature")
     add("--raw", type=Path, metavar="DIR", help="a data set as it was downloaded instead; its layout is detected")
@@ -39,10 +39,10 @@ def add_source_options(parser: argparse.ArgumentParser, title: str = "where the 
 def find_source(args: argparse.Namespace, mode: str) -> Selection:
     """The pairs that the options of a script name.
 
-    Of a downloaded data set or two folders these are the pairs of --list, else of the data set's own folders train and
-    test, else of a <mode>.txt in its folder (beside --dir_a), else the official test pairs (train: all others), else
-    all in both modes. Their paragraphs and features are those of Text/ and TextFeature/ beside the images, else of
-    --root, where new ones belong.
+    Of a downloaded data set or two folders these are, the first that exists: the pairs of --list; those of the data
+    set's own folders train and test; those of a <mode>.txt in its folder (the parent of --dir_a); the official test
+    pairs (train: all others); all pairs, in both modes. Their paragraphs and features are those of Text/ and
+    TextFeature/ next to the images, else those of --root, where new ones belong.
 
     Args:
         args: `add_source_options`, and task and dataset, either of which may be None: what the layout says or the

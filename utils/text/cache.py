@@ -25,7 +25,7 @@ def text_features(encoder: str, pairs: Sequence[Pair]) -> FeatureFiles | Encoded
     Args:
         encoder: a key of `FAMILIES`, a hub name, a folder, 'npy' for ready features, or 'auto': ready features where
             one of the pairs has one (features of several encoders must not be mixed), else bert.
-        pairs: what 'auto' looks at.
+        pairs: where 'auto' looks for ready features.
     """
     if encoder == "auto":
         encoder = "npy" if any(pair.feature.is_file() for pair in pairs) else "bert"
@@ -51,10 +51,10 @@ class EncodedText:
         self._entries: dict[str, Path] = {}
 
     def prepare(self, pairs: Sequence[Pair]) -> str:
-        """Encode the paragraphs of these pairs, as far as they are not in the cache.
+        """Encode those paragraphs of these pairs that are not in the cache.
 
         Raises:
-            UserError: a paragraph is missing, empty or not UTF-8, the encoder is not to be had, or the cache cannot
+            UserError: a paragraph is missing, empty or not UTF-8, the encoder is unavailable, or the cache cannot
                 be written.
         """
         return self.prepare_texts({str(pair.text): read_paragraph(pair.text) for pair in pairs})
@@ -68,7 +68,7 @@ class EncodedText:
         return self.feature_of(str(pair.text))
 
     def prepare_texts(self, texts: Mapping[str, str]) -> str:
-        """Encode texts, as far as they are not in the cache; `texts` gives each a name. Errors as of `prepare`."""
+        """Encode those texts that are not in the cache; `texts` maps names to them. Errors as of `prepare`."""
         if self._encoder is None:
             self._encoder = TextEncoder(self.source)
         encoder, folder = self._encoder, cache_folder() / self._encoder.fingerprint
@@ -105,7 +105,7 @@ def _read_entry(path: Path) -> np.ndarray | None:
     try:
         with np.load(path, allow_pickle=False) as archive:
             feature = archive["feature"]
-    except Exception:  # NumPy and zipfile raise errors of many kinds; whichever, the feature is computed anew
+    except Exception:  # NumPy and zipfile raise errors of many kinds; after any, the feature is computed again
         return None
     return from_stored(feature) if feature.shape == STORED_SHAPE and feature.dtype == np.float32 else None
 

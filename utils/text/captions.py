@@ -30,7 +30,7 @@ class Captioner:
             source: a key of `CAPTIONERS`, a name on the hub, or a folder as transformers saves one.
 
         Raises:
-            UserError: it is not to be had, or no BLIP captioning model.
+            UserError: it is unavailable, or no BLIP captioning model.
         """
         self.source = CAPTIONERS.get(source, source)
         what = "a BLIP captioning model"
@@ -61,7 +61,7 @@ def compose(task: str, captions: Sequence[str]) -> str:
 
 
 def write_captions(pairs: Sequence[Pair], task: str, captioner: Callable[[], Captioner]) -> list[Path]:
-    """Write a paragraph for each pair that has no text file; what is there stays as it is.
+    """Write a paragraph for each pair that has no text file; existing files are not changed.
 
     Args:
         pairs: of one task.
@@ -72,7 +72,7 @@ def write_captions(pairs: Sequence[Pair], task: str, captioner: Callable[[], Cap
         The files that were written.
 
     Raises:
-        UserError: an image cannot be read, the captioner is not to be had, or a file cannot be written.
+        UserError: an image cannot be read, the captioner is unavailable, or a file cannot be written.
     """
     missing = [pair for pair in pairs if not pair.text.exists()]
     if not missing:

@@ -40,11 +40,11 @@ class Family:
     """Encoders that are loaded in one way.
 
     Attributes:
-        hub: the hub's name of the encoder that stands for the family.
+        hub: the hub's name of the family's default encoder.
         model_type: what config.json calls the family.
         architecture: the class of transformers that holds the text side.
-        module: the text side within it; empty where it is the whole. It is called with token ids and their mask.
-        config: the part of the configuration that describes the text side; empty where it is the whole.
+        module: the text side within it; empty where it is all of it. It is called with token ids and their mask.
+        config: the part of the configuration that describes the text side; empty where it is all of it.
     """
 
     hub: str
@@ -74,7 +74,7 @@ OTHERS = FAMILIES["bert"]
 
 
 def quiet_transformers() -> ModuleType:
-    """The module transformers, which keeps its remarks to itself from now on; download bars still show."""
+    """The module transformers, with its warnings switched off; download bars still show."""
     import huggingface_hub
     import transformers
 
@@ -127,7 +127,7 @@ def load_model(source: str, what: str, architecture: str, part: str = "") -> tup
         source: a folder or a name.
         what: what is expected of it, for the error message.
         architecture: the class of transformers.
-        part: the submodule that is wanted of it; empty for the whole.
+        part: the submodule to return; empty for the complete model.
 
     Returns:
         The model or its part, and the names of the parameters whose values its weights do not hold: those of an
@@ -188,7 +188,7 @@ class TextEncoder:
             source: a key of `FAMILIES`, a name on the hub, or a folder as transformers saves one.
 
         Raises:
-            UserError: it is not to be had, of another width, or cannot take 149 tokens.
+            UserError: it is unavailable, of another width, or cannot take 149 tokens.
         """
         self.source = FAMILIES[source].hub if source in FAMILIES else source
         what = f"a text encoder of width {WIDTH}"
@@ -229,12 +229,12 @@ class TextEncoder:
     def encode(self, tokens: Tokens) -> Iterator[np.ndarray]:
         """The last hidden state of each text, float32 (149, 768), in order (film.md, section 4).
 
-        Each core takes texts of its own, `BATCH` at a time: on two cores that is faster than one text at a time on
-        both, whose every operation waits for the slower one. All 149 positions are computed, because padding is part
+        Each core encodes different texts, `BATCH` at a time: on two cores that is faster than one text at a time on
+        both, where every operation waits for the slower core. All 149 positions are computed, because padding is part
         of a feature: shorter batches would be other features.
 
         Raises:
-            UserError: the encoder gives values that are not finite.
+            UserError: the encoder returns values that are not finite.
         """
         import torch
 
