@@ -34,7 +34,7 @@ from utils.runtime.threads import map_ahead
 
 if TYPE_CHECKING:
     from net.Film import Net
-    from utils.evaluation.contact_sheet import Row
+    from utils.evaluation.contact_sheet import PageRow
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -142,7 +142,7 @@ def gather_rows(names: Sequence[str], own: Mapping[str, Mapping[str, float]]) ->
 
 
 @dataclass(frozen=True)
-class PairRows(Sequence["Row"]):
+class PageRows(Sequence["PageRow"]):
     """What the pages show of every pair: A, B, the fused image in `folder`, the coloured one in `rgb`, and metrics.
 
     A row is read when it is asked for: the images of a whole data set may not fit in memory.
@@ -156,8 +156,8 @@ class PairRows(Sequence["Row"]):
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Row:
-        from utils.evaluation.contact_sheet import Row
+    def __getitem__(self, index: int) -> PageRow:
+        from utils.evaluation.contact_sheet import PageRow
         from utils.evaluation.metrics import TABLE_METRICS
 
         sample = self.dataset[index]
@@ -166,10 +166,10 @@ class PairRows(Sequence["Row"]):
         images = {"A": a, "B": b, "fused": read_gray(self.folder / file)}
         if self.rgb:
             images["colour"] = read_bgr(self.rgb / file)[..., ::-1]
-        return Row(sample.name, images, {metric: self.values[sample.name][metric] for metric in TABLE_METRICS})
+        return PageRow(sample.name, images, {metric: self.values[sample.name][metric] for metric in TABLE_METRICS})
 
 
-def draw_pages(rows: PairRows, title: str, folder: Path, contact_sheet: bool, report: bool) -> None:
+def draw_pages(rows: PageRows, title: str, folder: Path, contact_sheet: bool, report: bool) -> None:
     """Write the pages that are asked for to `folder`, and say where they are."""
     if contact_sheet:
         from utils.evaluation.contact_sheet import draw_contact_sheet
@@ -211,7 +211,7 @@ def test(args: argparse.Namespace) -> None:
         values = gather_rows(dataset.names, evaluate_dataset(own, folder))
         if not processes.is_main():
             return
-        rows = PairRows(dataset, folder, rgb, values)
+        rows = PageRows(dataset, folder, rgb, values)
         draw_pages(rows, f"{args.dataset}, {path.name}", folder.parent, args.contact_sheet, args.report)
         print(format_table(args.dataset, {"FILM": mean_row(values)}))
         if dataset.skipped:

@@ -19,7 +19,7 @@ DPI = 100
 MAX_PAIRS = 60
 
 
-class Row(NamedTuple):
+class PageRow(NamedTuple):
     """A pair on the page: its name, images by column title, (H, W) or (H, W, 3) RGB in 0..255, and its metrics."""
 
     name: str
@@ -27,7 +27,7 @@ class Row(NamedTuple):
     metrics: Mapping[str, float]
 
 
-def draw_contact_sheet(rows: Sequence[Row], title: str, path: Path) -> None:
+def draw_contact_sheet(rows: Sequence[PageRow], title: str, path: Path) -> None:
     """Draw the first `MAX_PAIRS` rows to `path`, one pair a row, one column for each of its images.
 
     Each row is asked for once, so that a sequence can read its images then.

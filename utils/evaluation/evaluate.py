@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from utils.data.images import read_gray
 from utils.data.pairs import ImageFolder, read_list, stem
-from utils.evaluation.metrics import METRICS, evaluate_pair
+from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 
 PUBLISHED = Path(__file__).resolve().parent / "published.json"
 
-Row = Mapping[str, float]  # metric -> value
+Values = Mapping[str, float]  # metric -> value
 NAMES_SHOWN = 8
 
 
@@ -102,7 +102,7 @@ def evaluate_files(
     return measure_all(sources, measure_one, label)
 
 
-def mean_row(values: Mapping[str, Row]) -> dict[str, float]:
+def mean_row(values: Mapping[str, Values]) -> dict[str, float]:
     """The mean of each metric over the images. Where one image has none the mean has none, and a warning names it."""
     for metric in METRICS:
         if undefined := [name for name, row in values.items() if math.isnan(row[metric])]:
@@ -112,7 +112,7 @@ def mean_row(values: Mapping[str, Row]) -> dict[str, float]:
     return {metric: fmean(row[metric] for row in values.values()) for metric in METRICS}
 
 
-def published_rows(dataset: str, path: Path = PUBLISHED) -> dict[str, Row]:
+def published_rows(dataset: str, path: Path = PUBLISHED) -> dict[str, Values]:
     """The row that the paper prints for a data set, under a label that says so; ready to go into the table.
 
     Raises:
@@ -123,10 +123,10 @@ def published_rows(dataset: str, path: Path = PUBLISHED) -> dict[str, Row]:
         raise UserError(
             f"{path}: no published values for {dataset!r}; there are some for {', '.join(table['datasets'])}"
         )
-    return {f"{table['method']} published": dict(zip(table["metrics"], table["datasets"][dataset], strict=True))}
+    return {f"{table['method']} published": dict(zip(TABLE_METRICS, table["datasets"][dataset], strict=True))}
 
 
-def write_csv(path: Path, methods: Mapping[str, Mapping[str, Row]]) -> None:
+def write_csv(path: Path, methods: Mapping[str, Mapping[str, Values]]) -> None:
     """One line for each method and image, full precision; `methods` is method -> image name -> metric -> value.
 
     Raises:
@@ -140,7 +140,9 @@ def write_csv(path: Path, methods: Mapping[str, Mapping[str, Row]]) -> None:
                 writer.writerow([method, name, *(row[metric] for metric in METRICS)])
 
 
-def write_json(path: Path, dataset: str, methods: Mapping[str, Mapping[str, Row]], means: Mapping[str, Row]) -> None:
+def write_json(
+    path: Path, dataset: str, methods: Mapping[str, Mapping[str, Values]], means: Mapping[str, Values]
+) -> None:
     """The means and the values of each image by method, full precision; null where a value is not a finite number.
 
     Raises:
@@ -160,7 +162,7 @@ def write_json(path: Path, dataset: str, methods: Mapping[str, Mapping[str, Row]
         temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
 
 
-def _finite(row: Row) -> dict[str, float | None]:
+def _finite(row: Values) -> dict[str, float | None]:
     return {metric: value if math.isfinite(value) else None for metric, value in row.items()}
 
 

@@ -307,6 +307,15 @@ TABLE_NAME_WIDTH = 16
 TABLE_COLUMN_WIDTH = 8
 TABLE_HEADER = " EN      SD      SF      AG     VIFF     Qabf"
 TABLE_METRICS = tuple(TABLE_HEADER.split())
+# What the report's legend says of each.
+METRIC_TITLES = {
+    "EN": "entropy",
+    "SD": "standard deviation",
+    "SF": "spatial frequency",
+    "AG": "average gradient",
+    "VIFF": "visual information fidelity for fusion",
+    "Qabf": "edge information kept",
+}
 
 
 def format_table(dataset: str, rows: Mapping[str, Mapping[str, float]]) -> str:

@@ -21,7 +21,8 @@ import numpy as np
 from scipy.stats import rankdata
 from tqdm import tqdm
 
-from utils.evaluation.contact_sheet import Row
+from utils.evaluation.contact_sheet import PageRow
+from utils.evaluation.metrics import METRIC_TITLES
 from utils.runtime.files import atomic_path
 from utils.runtime.threads import map_ahead
 
@@ -35,15 +36,6 @@ MIN_SIDE = 160
 # How many of the best and of the worst pairs come first.
 ENDS = 3
 
-# What is said of a metric below the table.
-LEGEND = {
-    "EN": "entropy",
-    "SD": "standard deviation",
-    "SF": "spatial frequency",
-    "AG": "average gradient",
-    "VIFF": "visual information fidelity for fusion",
-    "Qabf": "edge information kept",
-}
 LOSSLESS = "All images are embedded without loss, in their own size."
 REDUCED = (
     "of them are embedded as JPEG, where needed also reduced, to keep this page small; the metrics are those of the "
@@ -75,7 +67,7 @@ class _Pair(NamedTuple):
         return self.pictures.format != "PNG"
 
 
-def write_report(rows: Sequence[Row], title: str, path: Path) -> None:
+def write_report(rows: Sequence[PageRow], title: str, path: Path) -> None:
     """Write the page of one or more pairs to `path`.
 
     Best and worst pairs come first, by `mean_ranks`. Images are embedded without loss and in their own size where the
@@ -193,9 +185,9 @@ def _page(pairs: Sequence[_Pair], title: str) -> str:
         rows="\n".join(rows),
         means="".join(_cell(fmean(pair.metrics[metric] for pair in pairs)) for metric in metrics),
         legend="".join(
-            f"<div><dt>{metric}</dt>{text('dd', LEGEND[metric], f'metric.{metric}')}</div>"
+            f"<div><dt>{metric}</dt>{text('dd', METRIC_TITLES[metric], f'metric.{metric}')}</div>"
             for metric in metrics
-            if metric in LEGEND
+            if metric in METRIC_TITLES
         ),
         chinese=chinese.replace("<", "\\u003c"),
         script=script,

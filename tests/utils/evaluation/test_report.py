@@ -20,8 +20,8 @@ import numpy as np
 import pytest
 
 from utils.evaluation import report
-from utils.evaluation.contact_sheet import Row
-from utils.evaluation.metrics import TABLE_METRICS
+from utils.evaluation.contact_sheet import PageRow
+from utils.evaluation.metrics import METRIC_TITLES, TABLE_METRICS
 from utils.evaluation.report import both_ends_first, compress, mean_ranks, write_report
 from utils.runtime.errors import UserError
 
@@ -39,9 +39,9 @@ def quadrants(grays: tuple[int, int, int, int]) -> np.ndarray:
     return np.kron(np.array(grays, np.float64).reshape(2, 2), np.ones((HEIGHT // 2, WIDTH // 2)))
 
 
-def row(name: str, *values: float) -> Row:
+def row(name: str, *values: float) -> PageRow:
     images = {column: quadrants(grays) for column, grays in QUADRANTS.items()}
-    return Row(name, images, dict(zip(TABLE_METRICS, values, strict=True)))
+    return PageRow(name, images, dict(zip(TABLE_METRICS, values, strict=True)))
 
 
 # Mean ranks by hand. Ranks in EN, in SD, where the last pair has no value, and in SF: p1 5, 1, 3; p2 4, 2, 4;
@@ -83,7 +83,7 @@ class Page(HTMLParser):
             pass
 
 
-def page_of(rows: list[Row], folder: Path, title: str = "title") -> str:
+def page_of(rows: list[PageRow], folder: Path, title: str = "title") -> str:
     path = folder / "report.html"
     write_report(rows, title, path)
     return path.read_text(encoding="utf-8")
@@ -182,11 +182,11 @@ def test_the_page_says_what_is_embedded(tmp_path, monkeypatch):
 def test_every_text_has_a_translation(tmp_path, monkeypatch):
     pages = [Page(page_of([*ROWS, row("p11", *range(6))], tmp_path))]
     monkeypatch.setattr(report, "IMAGE_BYTES", 100)
-    coloured = [Row(r.name, {**r.images, "colour": np.zeros((HEIGHT, WIDTH, 3))}, r.metrics) for r in ROWS]
+    coloured = [PageRow(r.name, {**r.images, "colour": np.zeros((HEIGHT, WIDTH, 3))}, r.metrics) for r in ROWS]
     pages.append(Page(page_of(coloured, tmp_path)))
     used = {attributes["data-text"] for page in pages for _, attributes in page.tags if "data-text" in attributes}
     assert used == set(json.loads((report.PARTS / "zh.json").read_text(encoding="utf-8")))
-    assert tuple(report.LEGEND) == TABLE_METRICS
+    assert tuple(METRIC_TITLES) == TABLE_METRICS
 
 
 def test_a_page_that_cannot_be_written_is_an_error_in_one_line(tmp_path):
