@@ -21,7 +21,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.color import write_colored
-from utils.data.images import read_gray, require_one_size, stretch_to_uint8, to_one_size, write_png
+from utils.data.images import read_gray, require_one_size, to_one_size, write_png
 from utils.data.pairs import Pair, match_folders, pair_of
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
@@ -164,7 +164,7 @@ def fuse_files(args: argparse.Namespace) -> None:
     images = map_ahead(lambda job: read_images(job.pair, args.resize), jobs)
     gray_only = 0
     for job, (a, b) in zip(tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1), images, strict=True):
-        fused = stretch_to_uint8(fuse(net, a[None, None], b[None, None], feature(job.pair)[None]))
+        fused = fuse(net, a[None, None], b[None, None], feature(job.pair)[None])
         write_png(job.gray, fused)
         if args.color:
             gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,13 +20,14 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.color import write_colored
-from utils.data.h5 import H5Dataset, Sample
-from utils.data.images import read_bgr, read_gray, stretch_to_uint8, write_png
-from utils.data.loader import Loader
-from utils.data.pairs import Pair
+from utils.data.h5 import H5Dataset
+from utils.data.images import read_bgr, read_gray, write_png
+from utils.data.loader import Batch, Loader
 from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
+from utils.evaluation.evaluate import Values, mean_row, measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
+from utils.evaluation.metrics import METRICS, TABLE_METRICS, format_table
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options
 from utils.runtime.errors import UserError, run_command
@@ -57,21 +58,35 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def fuse_dataset(net: Net, dataset: H5Dataset, folder: Path) -> None:
-    """Write the fused image of every pair to `folder`/<name>.png, and say how fast it went.
+def colour_files(args: argparse.Namespace, dataset: H5Dataset) -> dict[str, tuple[Path, Path]]:
+    """The files of images A and B of every sample, by name, from which --color takes the colours.
 
-    The first image is timed apart: kernels are compiled with it. No later image compiles, whatever its size.
+    Raises:
+        UserError: there are none for one of the samples.
+    """
+    files = {pair.name: (pair.image_a, pair.image_b) for pair in find_source(args, "test").pairs}
+    if missing := [name for name in dataset.names if name not in files]:
+        raise UserError(
+            f"{dataset.path}: no image files of {missing[0]!r}, whose colours --color needs; name the right ones by "
+            "--root, --raw, or --dir_a and --dir_b"
+        )
+    return files
+
+
+def fuse_pairs(net: Net, dataset: H5Dataset) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Each pair, as a batch of one, and its fused image, uint8 (H, W); after the last, print how long fusing took.
+
+    The first image is timed separately: kernels are compiled with it. No later image compiles, whatever its size.
     """
     seconds: list[float] = []
     for batch in tqdm(Loader(dataset, 1, shuffle=False, drop_last=False), desc="fuse", unit="image"):
-        (name,) = batch.names
         started = time.perf_counter()
         try:
             fused = fuse(net, batch.image_a, batch.image_b, batch.text)
         except UserError as error:
-            raise UserError(f"{dataset.path}: {name}: {error}") from error
+            raise UserError(f"{dataset.path}: {batch.names[0]}: {error}") from error
         seconds.append(time.perf_counter() - started)
-        write_png(folder / f"{name}.png", stretch_to_uint8(fused))
+        yield batch, fused
     if not seconds:
         return
     where = f" (process 0 of {processes.count()})" if processes.count() > 1 else ""
@@ -80,90 +95,75 @@ def fuse_dataset(net: Net, dataset: H5Dataset, folder: Path) -> None:
         print(f"the other {len(seconds) - 1}: {1 / fmean(seconds[1:]):.2f} images/s ({fmean(seconds[1:]):.3f} s each)")
 
 
-def image_files(dataset: H5Dataset, pairs: Sequence[Pair]) -> dict[str, Pair]:
-    """The image files of every sample, by name.
+def gray_values(image: np.ndarray) -> np.ndarray:
+    """The gray source image, (H, W) in 0..255, of an image (1, H, W) in a test H5 file.
 
-    Raises:
-        UserError: there are none for one of them.
+    The file holds it at its own size, divided by 255: times 255 and rounded it is what `read_gray` returns.
     """
-    files = {pair.name: pair for pair in pairs}
-    if missing := [name for name in dataset.names if name not in files]:
-        raise UserError(
-            f"{dataset.path}: no image files of {missing[0]!r}, whose colours --color needs; name the right ones by "
-            "--root, --raw, or --dir_a and --dir_b"
-        )
-    return {name: files[name] for name in dataset.names}
+    return np.round(image[0].astype(np.float64) * 255)
 
 
-def colour_dataset(pairs: Mapping[str, Pair], folder: Path) -> Path:
-    """Write the fused images of `folder` with the colours of their sources to RGB/ beside it, and return its path."""
-    rgb = folder.parent / "RGB"
+def fuse_dataset(
+    net: Net, dataset: H5Dataset, gray: Path, rgb: Path, files: Mapping[str, tuple[Path, Path]]
+) -> tuple[list[Values], int]:
+    """Fuse, write and measure the pairs of `dataset` one after the other: memory does not grow with their number.
 
-    def write(name: str) -> bool:
-        gray, pair = read_gray(folder / f"{name}.png").astype(np.uint8), pairs[name]
-        return write_colored(rgb / f"{name}.png", gray, pair.image_a, pair.image_b)
+    Threads write and measure several pairs at a time. (They wait while Jittor computes, which holds Python's lock.) The
+    metrics are those of the 8-bit images.
 
-    gray = len(pairs) - sum(tqdm(map_ahead(write, pairs), desc="colour", total=len(pairs), unit="image"))
-    gray, all_pairs = collective.total(np.array([gray, len(pairs)], np.int32)).tolist()
-    if gray:
-        print(f"no colour in the sources of {gray} of {all_pairs} pairs: their RGB images are gray")
-    return rgb
+    Args:
+        gray: the folder of the fused images, <name>.png.
+        rgb: the folder of the coloured ones.
+        files: where the colours of a pair come from; empty to write no coloured images.
 
-
-def gray_sources(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """The gray source images A and B, (H, W) in 0..255, of a sample in a test H5 file.
-
-    The file holds them at their own size, divided by 255: times 255 and rounded they are what `read_gray` gives.
+    Returns:
+        The metrics of every pair, and the number of pairs in `files` without colours.
     """
-    a, b = (np.round(image[0].astype(np.float64) * 255) for image in (sample.image_a, sample.image_b))
-    return a, b
+
+    def write_and_measure(pair: tuple[Batch, np.ndarray]) -> tuple[Values, bool]:
+        batch, fused = pair
+        (name,) = batch.names
+        path = gray / f"{name}.png"
+        write_png(path, fused)
+        colourless = bool(files) and not write_colored(rgb / path.name, fused, *files[name])
+        return measure(path, fused, gray_values(batch.image_a[0]), gray_values(batch.image_b[0])), colourless
+
+    results = list(map_ahead(write_and_measure, fuse_pairs(net, dataset)))
+    return [values for values, _ in results], sum(colourless for _, colourless in results)
 
 
-def evaluate_dataset(dataset: H5Dataset, folder: Path) -> dict[str, dict[str, float]]:
-    """The metrics of the fused images in `folder`, by name, over the pairs of `dataset` and no others."""
-    from utils.evaluation.evaluate import measure, measure_all
-
-    index = {name: i for i, name in enumerate(dataset.names)}
-
-    def measure_one(name: str) -> dict[str, float]:
-        path = folder / f"{name}.png"
-        return measure(path, read_gray(path), *gray_sources(dataset[index[name]]))
-
-    return measure_all(dataset.names, measure_one)
-
-
-def gather_rows(names: Sequence[str], own: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+def gather_values(names: Sequence[str], own: Sequence[Values]) -> dict[str, Values]:
     """The metrics of all images by name, put together of what each process measured of its share of `names`."""
-    from utils.evaluation.metrics import METRICS
-
-    rows = np.array([[row[metric] for metric in METRICS] for row in own.values()]).reshape(-1, len(METRICS))
-    whole = collective.gather(rows, len(names)).tolist()
-    return {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(names, whole, strict=True)}
+    rows = np.array([[values[metric] for metric in METRICS] for values in own]).reshape(-1, len(METRICS))
+    rows = collective.gather(rows, len(names)).tolist()
+    return {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(names, rows, strict=True)}
 
 
 @dataclass(frozen=True)
 class PageRows(Sequence["PageRow"]):
-    """What the pages show of every pair: A, B, the fused image in `folder`, the coloured one in `rgb`, and metrics.
+    """The rows of the pages: A, B, the fused image in `gray`, the coloured one in `rgb` if any, and the metrics.
 
-    A row is read when it is asked for: the images of a whole data set may not fit in memory.
+    The images of a row are read when it is asked for: those of a complete data set may not fit in memory.
     """
 
     dataset: H5Dataset
-    folder: Path
+    gray: Path
     rgb: Path | None
-    values: Mapping[str, Mapping[str, float]]
+    values: Mapping[str, Values]
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> PageRow:
         from utils.evaluation.contact_sheet import PageRow
-        from utils.evaluation.metrics import TABLE_METRICS
 
         sample = self.dataset[index]
-        a, b = gray_sources(sample)
         file = f"{sample.name}.png"
-        images = {"A": a, "B": b, "fused": read_gray(self.folder / file)}
+        images = {
+            "A": gray_values(sample.image_a),
+            "B": gray_values(sample.image_b),
+            "fused": read_gray(self.gray / file),
+        }
         if self.rgb:
             images["colour"] = read_bgr(self.rgb / file)[..., ::-1]
         return PageRow(sample.name, images, {metric: self.values[sample.name][metric] for metric in TABLE_METRICS})
@@ -192,27 +192,26 @@ def test(args: argparse.Namespace) -> None:
         UserError: data or weights that are missing or do not fit.
     """
     with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5", args.skip_bad) as dataset:
-        pairs = image_files(dataset, find_source(args, "test").pairs) if args.color else {}
+        files = colour_files(args, dataset) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)
-        from utils.evaluation.evaluate import mean_row
-        from utils.evaluation.metrics import format_table
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))
         if line := processes.describe():
             print(line)
-        folder = args.out_dir / args.dataset / "Gray"
-        own = dataset.share()
-        fuse_dataset(load_net(path), own, folder)
-        print(f"fused images: {folder}")
-        rgb = colour_dataset({name: pairs[name] for name in own.names}, folder) if args.color else None
-        if rgb:
+        folder = args.out_dir / args.dataset
+        gray, rgb = folder / "Gray", folder / "RGB"
+        own, colourless = fuse_dataset(load_net(path), dataset.share(), gray, rgb, files)
+        print(f"fused images: {gray}")
+        if args.color:
+            if colourless := collective.total(np.array([colourless], np.int32)).item():
+                print(f"no colour in the sources of {colourless} of {len(dataset)} pairs: their RGB images are gray")
             print(f"in colour: {rgb}")
-        values = gather_rows(dataset.names, evaluate_dataset(own, folder))
+        values = gather_values(dataset.names, own)
         if not processes.is_main():
             return
-        rows = PageRows(dataset, folder, rgb, values)
-        draw_pages(rows, f"{args.dataset}, {path.name}", folder.parent, args.contact_sheet, args.report)
+        rows = PageRows(dataset, gray, rgb if args.color else None, values)
+        draw_pages(rows, f"{args.dataset}, {path.name}", folder, args.contact_sheet, args.report)
         print(format_table(args.dataset, {"FILM": mean_row(values)}))
         if dataset.skipped:
             print(f"skipped: {len(dataset.skipped)} bad pairs, named above; the averages are without them")

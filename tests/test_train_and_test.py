@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,10 @@ import pytest
 import torch
 
 from net.shapes import TEXT_SHAPE
-from utils.data.h5 import Sample, write_h5
+from utils.data.h5 import H5Dataset, Sample, write_h5
+from utils.data.images import read_gray
+from utils.evaluation.evaluate import mean_row
+from utils.evaluation.metrics import evaluate_pair
 from utils.training.checkpoint import read_checkpoint, save_checkpoint
 from utils.training.loss_log import read_log
 
@@ -148,10 +152,44 @@ def test_fused_images_and_the_table(trained, suffix):
     table = done.stdout[done.stdout.index("=" * 80) :].splitlines()
     assert table[1] == "The test result of Set:"
     assert table[2].split() == ["EN", "SD", "SF", "AG", "VIFF", "Qabf"]
-    assert table[3].split()[0] == "FILM"
+    # the means over the 8-bit images as they were written
+    means = mean_row(
+        {
+            sample.name: evaluate_pair(
+                read_gray(out / "Set" / "Gray" / f"{sample.name}.png"),
+                *(np.rint(image[0] * 255) for image in (sample.image_a, sample.image_b)),
+            )
+            for sample in samples(2)
+        }
+    )
+    assert table[3].split() == ["FILM", *(f"{means[metric]:.2f}" for metric in table[2].split())]
     assert "images/s" in done.stdout
     assert (out / "Set" / "contact_sheet.png").is_file()
     assert (out / "Set" / "report.html").is_file()
+
+
+def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch, tmp_path):
+    """A pair and its fused image are released as soon as they are written and measured."""
+    import test
+
+    alive: list[weakref.ref[np.ndarray]] = []
+    most = 0
+
+    def fuse(net: None, a: np.ndarray, b: np.ndarray, text: np.ndarray) -> np.ndarray:
+        nonlocal most
+        most = max(most, sum(ref() is not None for ref in alive))
+        fused = ((a + b)[0, 0] * 127.5).astype(np.uint8)
+        alive.extend(map(weakref.ref, (a, fused)))
+        return fused
+
+    monkeypatch.setattr(test, "fuse", fuse)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
+    write_h5(tmp_path / "x.h5", samples(24))
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        values, _ = test.fuse_dataset(None, dataset, tmp_path, tmp_path, {})
+        assert len(values) == len(list(tmp_path.glob("*.png"))) == 24
+    # a core makes two threads: two pairs each, and the one that was just fused; two arrays of each are counted
+    assert most <= 10
 
 
 @pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])

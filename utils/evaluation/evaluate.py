@@ -6,9 +6,7 @@ import csv
 import json
 import logging
 import math
-import os
-from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
@@ -20,6 +18,7 @@ from utils.data.pairs import ImageFolder, read_list, stem
 from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
+from utils.runtime.threads import map_ahead
 
 logger = logging.getLogger(__name__)
 
@@ -39,19 +38,6 @@ def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: 
         return evaluate_pair(fused, image_a, image_b)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
-
-
-def measure_all(
-    names: Collection[str], measure_one: Callable[[str], dict[str, float]], label: str = "evaluate"
-) -> dict[str, dict[str, float]]:
-    """`measure_one` of every name, on all cores, with a progress bar called `label`; in the order of `names`.
-
-    Threads suffice: NumPy and OpenCV let go of the interpreter while they compute, and two threads do 1.8 times the
-    work of one. (Jittor ends the whole process when a child process dies.)
-    """
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        rows = tqdm(pool.map(measure_one, names), desc=label, total=len(names), unit="image")
-        return dict(zip(names, rows, strict=True))
 
 
 def find_sources(dir_a: Path, dir_b: Path, list_path: Path | None = None) -> dict[str, tuple[Path, Path]]:
@@ -90,16 +76,17 @@ def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 def evaluate_files(
     fused: Mapping[str, Path], sources: Mapping[str, tuple[Path, Path]], label: str = "evaluate"
 ) -> dict[str, dict[str, float]]:
-    """All metrics of the fused image of every name in `sources`.
+    """All metrics of the fused image of every name in `sources`, with a progress bar called `label`.
 
     Raises:
         UserError: an image that cannot be read, is of another size than its sources or too small.
     """
 
-    def measure_one(name: str) -> dict[str, float]:
+    def measure_one(name: str) -> Values:
         return measure(fused[name], read_gray(fused[name]), *map(read_gray, sources[name]))
 
-    return measure_all(sources, measure_one, label)
+    values = tqdm(map_ahead(measure_one, sources), desc=label, total=len(sources), unit="image")
+    return dict(zip(sources, values, strict=True))
 
 
 def mean_row(values: Mapping[str, Values]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from utils.data.images import stretch_to_uint8
 from utils.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -41,14 +42,14 @@ def load_net(path: Path) -> Net:
 
 
 def fuse(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """Fuse one pair.
+    """Fuse one pair; the result is stretched to its own minimum and maximum, as it is saved.
 
     Args:
         image_a, image_b: float32 (1, 1, H, W) in 0..1.
         text: float32 (1, L, 768).
 
     Returns:
-        float32 (H, W) in 0..1.
+        uint8 (H, W).
 
     Raises:
         UserError: the result is not finite.
@@ -59,4 +60,4 @@ def fuse(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -
         fused = net(*map(jt.array, (image_a, image_b, text))).numpy()[0, 0]
     if not np.isfinite(fused).all():
         raise UserError("the fused image is not finite: the weights, or the text feature, are no good")
-    return fused
+    return stretch_to_uint8(fused)

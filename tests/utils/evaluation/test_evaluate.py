@@ -13,7 +13,6 @@ from utils.evaluation.evaluate import (
     find_sources,
     mean_row,
     measure,
-    measure_all,
     published_rows,
     write_csv,
     write_json,
@@ -92,13 +91,6 @@ def test_errors_name_the_file(folders):
     small = image(1, 40, 90)
     with pytest.raises(UserError, match="here: 40x90 is too small for VIFF"):
         measure("here", small, small, small)
-
-
-def test_measure_all_keeps_the_order():
-    names = [str(k) for k in range(50)]
-    assert list(measure_all(names, lambda name: {"EN": float(name)}).items()) == [
-        (name, {"EN": float(name)}) for name in names
-    ]
 
 
 def test_means(caplog):
