@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -43,7 +44,7 @@ OURS = "jittor"
 # An allocator that keeps what is freed: PyTorch's CPU training spends much of its time getting memory from the system.
 TUNED_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 
-Run = Callable[[], None]
+Run = Callable[[], object]
 
 
 def random_inputs(batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -367,6 +368,17 @@ def waiting_for_data(threads: int, steps: int) -> None:
     print(f"\nwaited for data {loader.waited:.3f} s of {seconds:.1f} s: {loader.waited / seconds:.2%}")
 
 
+def medians_in_turn(runs: Sequence[Run], rounds: int) -> list[float]:
+    """The median seconds of each of `runs`, timed in turn; one more round, the first, is not counted."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in tqdm(range(rounds + 1), unit="round", leave=False):
+        for run, seconds in zip(runs, times, strict=True):
+            started = time.perf_counter()
+            run()
+            seconds.append(time.perf_counter() - started)
+    return [median(seconds[1:]) for seconds in times]
+
+
 def metrics_of_a_pair(rounds: int) -> None:
     """Time the metrics of one 480x640 pair on one core, beside the plain formulas."""
     import cv2
@@ -380,14 +392,8 @@ def metrics_of_a_pair(rounds: int) -> None:
     images = [np.round((x - x.min()) / np.ptp(x) * 255) for x in images]
     print(f"{'':<14}{'ms':>9}{'plain ms':>11}{'ratio':>8}   medians of {rounds} rounds in turn, 480x640, one core")
     for name in ("viff", "qabf", "evaluate_pair"):
-        times: dict[object, list[float]] = {metrics: [], plain_metrics: []}
-        for _ in range(rounds + 1):
-            for module, seconds in times.items():
-                started = time.perf_counter()
-                getattr(module, name)(*images)
-                seconds.append(time.perf_counter() - started)
-        fast, plain = (median(seconds[1:]) * 1e3 for seconds in times.values())
-        print(f"{name:<14}{fast:>9.1f}{plain:>11.1f}{plain / fast:>8.1f}")
+        fast, plain = medians_in_turn([partial(getattr(m, name), *images) for m in (metrics, plain_metrics)], rounds)
+        print(f"{name:<14}{fast * 1e3:>9.1f}{plain * 1e3:>11.1f}{plain / fast:>8.1f}")
 
 
 def encoding_of_texts(encoder: str, threads: int, rounds: int) -> None:
@@ -413,37 +419,28 @@ def encoding_of_texts(encoder: str, threads: int, rounds: int) -> None:
     def batched() -> None:
         list(ours.encode(ours.tokenize(texts)))
 
-    times: dict[Run, list[float]] = {one_at_a_time: [], batched: []}
-    for _ in tqdm(range(rounds + 1), desc="text", unit="round"):
-        for run, seconds in times.items():
-            started = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - started)
-    plain, fast = (median(seconds[1:]) / len(texts) * 1e3 for seconds in times.values())
+    plain, fast = (seconds / len(texts) * 1e3 for seconds in medians_in_turn([one_at_a_time, batched], rounds))
     print(f"\na text: {fast:.0f} ms batched, {plain:.0f} ms one at a time, {plain / fast:.2f} times the rate")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Time FILM beside other ways to run it.")
     commands = parser.add_subparsers(dest="command", required=True)
+    threads = argparse.ArgumentParser(add_help=False)
+    threads.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
     for case, contenders in CASES.items():
-        sub = commands.add_parser(case, help=f"contenders: {', '.join(contenders)}")
-        sub.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
+        sub = commands.add_parser(case, parents=[threads], help=f"contenders: {', '.join(contenders)}")
         sub.add_argument("--rounds", type=int, default=5 if case == "inference" else 3, help="timed runs of each")
         sub.add_argument("--only", nargs="+", choices=tuple(contenders), default=tuple(contenders), metavar="NAME")
-    start = commands.add_parser("start", help="compiling the kernels, and a start when they are compiled")
-    start.add_argument("--threads", type=int, default=os.cpu_count())
-    sizes = commands.add_parser("sizes", help="does an image of a new size cost anything?")
-    sizes.add_argument("--threads", type=int, default=os.cpu_count())
+    commands.add_parser("start", parents=[threads], help="compiling the kernels, and a start when they are compiled")
+    sizes = commands.add_parser("sizes", parents=[threads], help="does an image of a new size cost anything?")
     sizes.add_argument("--count", type=int, default=20, help="how many sizes")
-    loading = commands.add_parser("loading", help="how long does training wait for its data?")
-    loading.add_argument("--threads", type=int, default=os.cpu_count())
+    loading = commands.add_parser("loading", parents=[threads], help="how long does training wait for its data?")
     loading.add_argument("--steps", type=int, default=8, help="training steps")
     metrics = commands.add_parser("metrics", help="the metrics of a pair beside the plain formulas")
     metrics.add_argument("--rounds", type=int, default=5)
-    text = commands.add_parser("text", help="paragraphs in batches beside one at a time")
+    text = commands.add_parser("text", parents=[threads], help="paragraphs in batches beside one at a time")
     text.add_argument("--encoder", required=True, help="folder or name of a text encoder, as in data_process.py")
-    text.add_argument("--threads", type=int, default=os.cpu_count())
     text.add_argument("--rounds", type=int, default=5)
     worker = commands.add_parser("worker")
     worker.add_argument("case")
