@@ -185,9 +185,7 @@ def _page(pairs: Sequence[_Pair], title: str) -> str:
         rows="\n".join(rows),
         means="".join(_cell(fmean(pair.metrics[metric] for pair in pairs)) for metric in metrics),
         legend="".join(
-            f"<div><dt>{metric}</dt>{text('dd', METRIC_TITLES[metric], f'metric.{metric}')}</div>"
-            for metric in metrics
-            if metric in METRIC_TITLES
+            f"<div><dt>{metric}</dt>{text('dd', METRIC_TITLES[metric], f'metric.{metric}')}</div>" for metric in metrics
         ),
         chinese=chinese.replace("<", "\\u003c"),
         script=script,
