@@ -11,6 +11,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -61,10 +62,21 @@ def get_args_parser() -> argparse.ArgumentParser:
 def colour_files(args: argparse.Namespace, dataset: H5Dataset) -> dict[str, tuple[Path, Path]]:
     """The files of images A and B of every sample, by name, from which --color takes the colours.
 
+    They are those that the H5 file remembers, where they still exist and no option says where the images are; else
+    those that `find_source` finds.
+
     Raises:
         UserError: there are none for one of the samples.
     """
-    files = {pair.name: (pair.image_a, pair.image_b) for pair in find_source(args, "test").pairs}
+    default = get_args_parser().get_default
+    chosen = any(getattr(args, option) != default(option) for option in ("root", "raw", "dir_a", "dir_b", "list"))
+    remembered = {} if chosen else {name: dataset.sources(name) for name in dataset.names}
+    files = {name: pair for name, pair in remembered.items() if pair and all(path.is_file() for path in pair)}
+    if len(files) < len(dataset):
+        # Without options an error of the default folder would not tell what to do; the one below does.
+        with nullcontext() if chosen else suppress(UserError):
+            found = find_source(args, "test").pairs
+            files = {pair.name: (pair.image_a, pair.image_b) for pair in found} | files
     if missing := [name for name in dataset.names if name not in files]:
         raise UserError(
             f"{dataset.path}: no image files of {missing[0]!r}, whose colours --color needs; name the right ones by "
