@@ -55,11 +55,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: the fused luma, the sources' chroma")
     add("--skip_bad", action="store_true", help="read all pairs first, and go on without the bad ones, which are named")
     add_device_options(parser)
-    add_source_options(parser, "where the coloured images are (for --color)")
+    add_source_options(parser, "where the images are, for --color (default: the files that the H5 file remembers)")
     return parser
 
 
-def colour_files(args: argparse.Namespace, dataset: H5Dataset) -> dict[str, tuple[Path, Path]]:
+def color_files(args: argparse.Namespace, dataset: H5Dataset) -> dict[str, tuple[Path, Path]]:
     """The files of images A and B of every sample, by name, from which --color takes the colours.
 
     They are those that the H5 file remembers, where they still exist and no option says where the images are; else
@@ -125,8 +125,8 @@ def fuse_dataset(
 
     Args:
         gray: the folder of the fused images, <name>.png.
-        rgb: the folder of the coloured ones.
-        files: where the colours of a pair come from; empty to write no coloured images.
+        rgb: the folder of the color images.
+        files: where the colours of a pair come from; empty to write no color images.
 
     Returns:
         The metrics of every pair, and the number of pairs in `files` without colours.
@@ -137,11 +137,11 @@ def fuse_dataset(
         (name,) = batch.names
         path = gray / f"{name}.png"
         write_png(path, fused)
-        colourless = bool(files) and not write_colored(rgb / path.name, fused, *files[name])
-        return measure(path, fused, gray_values(batch.image_a[0]), gray_values(batch.image_b[0])), colourless
+        colorless = bool(files) and not write_colored(rgb / path.name, fused, *files[name])
+        return measure(path, fused, gray_values(batch.image_a[0]), gray_values(batch.image_b[0])), colorless
 
     results = list(map_ahead(write_and_measure, fuse_pairs(net, dataset)))
-    return [values for values, _ in results], sum(colourless for _, colourless in results)
+    return [values for values, _ in results], sum(colorless for _, colorless in results)
 
 
 def gather_values(names: Sequence[str], own: Sequence[Values]) -> dict[str, Values]:
@@ -153,7 +153,7 @@ def gather_values(names: Sequence[str], own: Sequence[Values]) -> dict[str, Valu
 
 @dataclass(frozen=True)
 class PageRows(Sequence["PageRow"]):
-    """The rows of the pages: A, B, the fused image in `gray`, the coloured one in `rgb` if any, and the metrics.
+    """The rows of the pages: A, B, the fused image in `gray`, the color one in `rgb` if any, and the metrics.
 
     The images of a row are read when it is asked for: those of a complete data set may not fit in memory.
     """
@@ -204,7 +204,7 @@ def test(args: argparse.Namespace) -> None:
         UserError: data or weights that are missing or do not fit.
     """
     with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5", args.skip_bad) as dataset:
-        files = colour_files(args, dataset) if args.color else {}
+        files = color_files(args, dataset) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)
         from utils.runtime.jittor_env import use_device
 
@@ -213,11 +213,11 @@ def test(args: argparse.Namespace) -> None:
             print(line)
         folder = args.out_dir / args.dataset
         gray, rgb = folder / "Gray", folder / "RGB"
-        own, colourless = fuse_dataset(load_net(path), dataset.share(), gray, rgb, files)
+        own, colorless = fuse_dataset(load_net(path), dataset.share(), gray, rgb, files)
         print(f"fused images: {gray}")
         if args.color:
-            if colourless := collective.total(np.array([colourless], np.int32)).item():
-                print(f"no colour in the sources of {colourless} of {len(dataset)} pairs: their RGB images are gray")
+            if colorless := collective.total(np.array([colorless], np.int32)).item():
+                print(f"no colour in the sources of {colorless} of {len(dataset)} pairs: their RGB images are gray")
             print(f"in colour: {rgb}")
         values = gather_values(dataset.names, own)
         if not processes.is_main():

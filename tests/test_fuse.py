@@ -89,7 +89,7 @@ def tested(place) -> Path:
     done = run("data_process.py", *folders, "--dataset", "Set", "--mode", "test", "--out", place / "h5")
     assert done.returncode == 0, done.stderr
     assert "test: 2 pairs" in done.stdout
-    for out, options in (("plain", ()), ("color", ("--color", *folders))):
+    for out, options in (("plain", ()), ("color", ("--color",))):
         done = run(
             *("test.py", "--dataset", "Set", "--ckpt_path", place / "net.pkl", "--h5_dir", place / "h5"),
             *("--out_dir", place / out, *options),
@@ -185,6 +185,32 @@ def test_wrong_input_is_one_line(place, tmp_path):
     ):
         assert message in failure(run("fuse.py", *arguments, cwd=tmp_path)), message
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty.txt", "latin.txt"]
+
+
+def test_colors_come_from_the_files_that_the_h5_file_remembers_or_an_option_names(tested, tmp_path):
+    """The fixture's command needed no option. Here the images were moved, and then others of their names are chosen."""
+    source, moved, weights = tmp_path / "source", tmp_path / "moved", tested / "net.pkl"
+    for folder, suffix in (("IR", ".png"), ("VI", ".bmp"), ("TextFeature", ".npy")):
+        (source / folder).mkdir(parents=True)
+        (source / folder / f"x{suffix}").write_bytes((tested / folder / f"x{suffix}").read_bytes())
+    folders = ("--dir_a", source / "IR", "--dir_b", source / "VI")
+    done = run("data_process.py", *folders, "--dataset", "Set", "--mode", "test", "--out", tmp_path)
+    assert done.returncode == 0, done.stderr
+    arguments = ("test.py", "--dataset", "Set", "--ckpt_path", weights, "--h5_dir", tmp_path, "--out_dir", tmp_path)
+    source.rename(moved)
+    line = failure(run(*arguments, "--color"))
+    assert "Set_test.h5: no image files of 'x', whose colours --color needs" in line
+    assert line.endswith("name the right ones by --root, --raw, or --dir_a and --dir_b")
+    moved.rename(source)
+    gray = write(tmp_path / "gray" / "x.png", picture(0, channels=1)).parent
+    done = run(*arguments, "--color", "--dir_a", gray, "--dir_b", gray)
+    assert done.returncode == 0, done.stderr
+    assert "no colour in the sources of 1 of 1 pairs" in done.stdout
+    done = run(*arguments, "--color")
+    assert done.returncode == 0, done.stderr
+    assert "no colour" not in done.stdout
+    colored = (tested / "color" / "Set" / "RGB" / "x.png").read_bytes()
+    assert (tmp_path / "Set" / "RGB" / "x.png").read_bytes() == colored
 
 
 def test_color_in_test_names_what_is_missing(tested, tmp_path):
