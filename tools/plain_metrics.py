@@ -1,8 +1,8 @@
-"""The twelve metrics as plainly as their formulas stand: whole 2-D windows through `scipy.signal.convolve2d`.
+"""The twelve metrics written as their formulas are: full 2-D windows through `scipy.signal.convolve2d`.
 
-This is what the speed of `utils.evaluation.metrics` is measured against, and an independent opinion in its tests:
-nothing is shared, nothing separated, nothing left out because it cancels. Images are float64 arrays (H, W) with whole
-values 0..255; nothing is checked. Formulas: film.md, section 5, and the papers that `utils.evaluation.metrics` names.
+`tools.benchmark metrics` measures the speed of `utils.evaluation.metrics` against this, and its tests compare values.
+The two share no code; nothing here is optimised. Images are float64 arrays (H, W) with whole numbers in 0..255;
+nothing is checked. Formulas: film.md, section 5, and the papers that `utils.evaluation.metrics` names.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One page that shows A, B and the fused image of every pair beside each other."""
+"""One page that shows A, B and the fused image of every pair, side by side."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ class PageRow(NamedTuple):
 
 
 def draw_contact_sheet(rows: Sequence[PageRow], title: str, path: Path) -> None:
-    """Draw the first `MAX_PAIRS` rows to `path`, one pair a row, one column for each of its images.
+    """Draw the first `MAX_PAIRS` pairs to `path`, one pair per row and one image per column.
 
-    Each row is asked for once, so that a sequence can read its images then.
+    Each row is read once, so a sequence may load its images lazily.
 
     Raises:
         UserError: `path` cannot be written.

@@ -1,4 +1,4 @@
-"""Metrics of whole data sets: in parallel, over the list and nothing else, and written for people and for machines."""
+"""Metrics of data sets: computed in parallel, over the listed images only; written as a table, CSV or JSON."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ NAMES_SHOWN = 8
 
 
 def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: np.ndarray) -> dict[str, float]:
-    """`evaluate_pair` for images of a person: what it refuses becomes an error that names `where`.
+    """`evaluate_pair` for images of a user: its `ValueError` becomes a `UserError` that names `where`.
 
     Raises:
-        UserError: images that no metrics can be had of.
+        UserError: `evaluate_pair` refuses the images.
     """
     try:
         return evaluate_pair(fused, image_a, image_b)
@@ -56,10 +56,10 @@ def find_sources(dir_a: Path, dir_b: Path, list_path: Path | None = None) -> dic
 def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """The fused image of every name in `folder`, whatever its suffix; a png where there are several.
 
-    Images that no name asks for are left out, and a warning names them.
+    Images that are not in `names` are left out, and a warning names them.
 
     Raises:
-        UserError: names the images that are missing; an average over the others would be another data set's.
+        UserError: names the images that are missing; an average over the others would be misleading.
     """
     names = list(names)
     images = ImageFolder(folder)
@@ -90,7 +90,7 @@ def evaluate_files(
 
 
 def mean_row(values: Mapping[str, Values]) -> dict[str, float]:
-    """The mean of each metric over the images. Where one image has none the mean has none, and a warning names it."""
+    """The mean of each metric over the images. It is NaN if one image has NaN, and a warning names that image."""
     for metric in METRICS:
         if undefined := [name for name, row in values.items() if math.isnan(row[metric])]:
             logger.warning(
@@ -100,7 +100,7 @@ def mean_row(values: Mapping[str, Values]) -> dict[str, float]:
 
 
 def published_rows(dataset: str, path: Path = PUBLISHED) -> dict[str, Values]:
-    """The row that the paper prints for a data set, under a label that says so; ready to go into the table.
+    """The row that the paper prints for a data set, under a label that says so, as a row for `format_table`.
 
     Raises:
         UserError: the paper has no row for this data set.

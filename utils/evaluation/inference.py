@@ -1,4 +1,4 @@
-"""Fusing with trained weights: what test.py and fuse.py share. Jittor starts with the first use, not the import."""
+"""Fusing with trained weights: shared by test.py and fuse.py. Jittor is imported at the first call, not on import."""
 
 from __future__ import annotations
 

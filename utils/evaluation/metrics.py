@@ -1,12 +1,12 @@
 """The twelve metrics of image fusion, equal to the official evaluator's (film.md, section 5).
 
 Every metric is a pure function of gray images, (H, W) arrays with values 0..255, the fused image first. Integer arrays
-are converted; whatever would silently give another number is refused with a `ValueError`: values in 0..1, values
+are converted; input that would silently give another value raises a `ValueError`: values in 0..1, values
 outside 0..255, NaN and infinities, shapes that differ. Arithmetic is float64 throughout (the official code averages
 some of them in float32, which moves the seventh digit).
 
 Where a formula divides zero by zero (the correlation with a constant image, Qabf of two constant sources) the result is
-NaN, as in the official code; only VIFF, there and here, counts such a source as 1.
+NaN, as in the official code; only VIFF, in both codes, counts such a source as 1.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ QABF_DIRECTION = (0.9879, -22.0, 0.8)
 
 
 def _metric(formula: Callable[..., float]) -> Callable[..., float]:
-    """Make a public metric of a formula: check and convert the images, return a plain float.
+    """Turn a formula into a public metric: check and convert the images, return a Python float.
 
-    The bare formula stays reachable as ``__wrapped__``, so that `evaluate_pair` checks once for all.
+    The formula itself remains available as ``__wrapped__``, so that `evaluate_pair` checks its images only once.
     """
 
     @wraps(formula)
@@ -55,7 +55,7 @@ def _metric(formula: Callable[..., float]) -> Callable[..., float]:
 
 
 def _value(formula: Callable[..., float], images: Sequence[Image]) -> float:
-    # Zero divided by zero has a meaning here: the module's docstring tells which.
+    # Zero divided by zero is NaN on purpose; see the module's docstring.
     with np.errstate(divide="ignore", invalid="ignore"):
         return float(formula(*images))
 
@@ -323,7 +323,7 @@ def format_table(dataset: str, rows: Mapping[str, Mapping[str, float]]) -> str:
 
     Args:
         dataset: the name in its title.
-        rows: a line each, label -> metrics (those of `TABLE_METRICS`, others are passed over).
+        rows: a line each, label -> metrics (those of `TABLE_METRICS`; others are ignored).
     """
     name_width = max([TABLE_NAME_WIDTH, *(len(label) + 2 for label in rows)])
     lines = [TABLE_RULE, f"The test result of {dataset}:", " " * name_width + TABLE_HEADER]

@@ -1,6 +1,6 @@
 """One HTML page that compares A, B and the fused image of every pair: a single file that needs no network.
 
-The page's parts lie in report_page/: the document, its style, its script and its Chinese texts.
+The page's parts are in report_page/: the document, its style, its script and its Chinese texts.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ REDUCED = (
 
 
 class Pictures(NamedTuple):
-    """The images of a pair as they stand in the page."""
+    """The images of a pair as they are embedded in the page."""
 
     format: str  # PNG or JPEG
     width: int
@@ -74,8 +74,8 @@ def write_report(rows: Sequence[PageRow], title: str, path: Path) -> None:
     pair's share of the page allows that; else as JPEG, and smaller where that is still too large. The page says so.
 
     Args:
-        rows: all with the same columns and the same metrics, of which a greater value is the better. Each is asked for
-            once, so that a sequence can read its images then. Names and titles may hold any characters.
+        rows: all with the same columns and the same metrics, of which a greater value is the better. Each is read
+            once, so a sequence may load its images lazily. Names and titles may hold any characters.
 
     Raises:
         UserError: `path` cannot be written.
