@@ -1,25 +1,37 @@
-// The first half of a transformer block, x + MDTA(norm(x)), forward and backward: attention between channels.
+// The first half of a transformer block, x + MDTA(norm(x)), forward and backward. Its attention is channel attention:
+// per head, every channel of q attends to every channel of k, so the attention is a (dim, dim) matrix for the complete
+// image. derivations.md derives the backward pass.
 #pragma once
 # include "rows.h"
 
 namespace film {
+
+// The lower bound of a norm in the L2 normalisation q / max(||q||, L2_NORM_EPS).
+constexpr double L2_NORM_EPS = 1e-12;
+
+inline double bounded_norm(double square) {
+    const double lower = L2_NORM_EPS;
+    return std::max(std::sqrt(square), lower);
+}
 
 struct ChannelAttention {
     Expansion expansion;  // c -> q, k, v of c channels each
     int heads;
     const float *temperature, *project;  // (heads), (c, c)
     int c() const { return expansion.c; }
-    int dim() const { return expansion.c / heads; }
+    int dim() const { return expansion.c / heads; }  // channels of a head
 };
 
-// Sums over an image's pixels from which the attention follows: q k^T per head (heads, dim, dim), then |q|^2 and |k|^2
-// of every channel.
+// Sums over an image's pixels from which the attention follows: q k^T per head (heads, dim, dim), then ||q||^2 and
+// ||k||^2 of every channel (c).
 struct Scores {
     int heads, dim;
     std::vector<double> products, q_squares, k_squares;
-    Scores(int h, int d) : heads(h), dim(d), products(h * d * d), q_squares(h * d), k_squares(h * d) {}
+    Scores(int heads_, int dim_)
+        : heads(heads_), dim(dim_), products(heads_ * dim_ * dim_), q_squares(heads_ * dim_),
+          k_squares(heads_ * dim_) {}
 
-    // As one list of numbers: what the backward pass needs of the forward pass.
+    // As one list of numbers, in which the forward pass hands them to the backward pass.
     long size() const { return (long)heads * dim * (dim + 2); }
     void write(double* to) const {
         for (auto* part : {&products, &q_squares, &k_squares}) to = std::copy(part->begin(), part->end(), to);
@@ -31,55 +43,58 @@ struct Scores {
         }
     }
 
-    void add(const Scores& o) {
-        for (size_t i = 0; i < products.size(); i++) products[i] += o.products[i];
+    void add(const Scores& part) {
+        for (size_t i = 0; i < products.size(); i++) products[i] += part.products[i];
         for (size_t i = 0; i < q_squares.size(); i++) {
-            q_squares[i] += o.q_squares[i];
-            k_squares[i] += o.k_squares[i];
+            q_squares[i] += part.q_squares[i];
+            k_squares[i] += part.k_squares[i];
         }
     }
 
-    // Rows of q are channels 0..c of `qk`, rows of k the c behind them; their tails are zero.
+    // Add the pixels of a row. Channels 0 to c of `qk` are q, channels c to 2c are k; their tails are zero.
     void add_row(RowBuffer& qk) {
         const int c = heads * dim;
-        for (int h = 0; h < heads; h++)
+        for (int head = 0; head < heads; head++)
             for (int i = 0; i < dim; i++) {
-                float* q = qk[h * dim + i];
+                float* q = qk[head * dim + i];
                 for (int j = 0; j < dim; j += 4) {
                     vec s[4] = {};
                     for (long v = 0; v < qk.nv; v++)
-                        for (int l = 0; l < 4; l++)
-                            s[l] += load(q + v * LANES) * load(qk[c + h * dim + std::min(j + l, dim - 1)] + v * LANES);
+                        for (int l = 0; l < 4; l++) {
+                            const float* k = qk[c + head * dim + std::min(j + l, dim - 1)];
+                            s[l] += load(q + v * LANES) * load(k + v * LANES);
+                        }
                     for (int l = 0; l < 4 && j + l < dim; l++)
-                        products[(h * dim + i) * dim + j + l] += sum_lanes(s[l]);
+                        products[(head * dim + i) * dim + j + l] += sum_lanes(s[l]);
                 }
             }
-        for (int i = 0; i < c; i++) {
-            vec s{}, t{};
+        for (int channel = 0; channel < c; channel++) {
+            vec q_sum{}, k_sum{};
             for (long v = 0; v < qk.nv; v++) {
-                vec q = load(qk[i] + v * LANES), k = load(qk[c + i] + v * LANES);
-                s += q * q;
-                t += k * k;
+                vec q = load(qk[channel] + v * LANES), k = load(qk[c + channel] + v * LANES);
+                q_sum += q * q;
+                k_sum += k * k;
             }
-            q_squares[i] += sum_lanes(s);
-            k_squares[i] += sum_lanes(t);
+            q_squares[channel] += sum_lanes(q_sum);
+            k_squares[channel] += sum_lanes(k_sum);
         }
     }
 
-    double q_norm(int channel) const { return std::max(std::sqrt(q_squares[channel]), 1e-12); }
-    double k_norm(int channel) const { return std::max(std::sqrt(k_squares[channel]), 1e-12); }
-    double cosine(int h, int i, int j) const {
-        return products[(h * dim + i) * dim + j] / (q_norm(h * dim + i) * k_norm(h * dim + j));
+    double q_norm(int channel) const { return bounded_norm(q_squares[channel]); }
+    double k_norm(int channel) const { return bounded_norm(k_squares[channel]); }
+    // Of q's channel i and k's channel j of a head.
+    double cosine(int head, int i, int j) const {
+        return products[(head * dim + i) * dim + j] / (q_norm(head * dim + i) * k_norm(head * dim + j));
     }
 
-    // softmax(cosine * temperature) over j, (heads, dim, dim)
+    // A (heads, dim, dim): softmax over j of cosine(i, j) * temperature
     std::vector<double> attention(const float* temperature) const {
         std::vector<double> a(products.size());
-        for (int h = 0; h < heads; h++)
+        for (int head = 0; head < heads; head++)
             for (int i = 0; i < dim; i++) {
-                double* row = &a[(h * dim + i) * dim];
-                double top = -1e300, sum = 0;
-                for (int j = 0; j < dim; j++) top = std::max(top, row[j] = cosine(h, i, j) * temperature[h]);
+                double* row = &a[(head * dim + i) * dim];
+                double top = -1e300, sum = 0;  // no infinity: -Ofast assumes finite numbers
+                for (int j = 0; j < dim; j++) top = std::max(top, row[j] = cosine(head, i, j) * temperature[head]);
                 for (int j = 0; j < dim; j++) sum += row[j] = std::exp(row[j] - top);
                 for (int j = 0; j < dim; j++) row[j] /= sum;
             }
@@ -87,22 +102,24 @@ struct Scores {
     }
 };
 
-// project (c, c) times the block-diagonal attention: what v is multiplied with.
-inline floats mixing(const ChannelAttention& layer, const std::vector<double>& attention) {
+// M (c, c) = project times the block-diagonal matrix of the heads' attention. The attention's output is project (A v) =
+// M v: one product with a small matrix.
+inline floats projected_attention(const ChannelAttention& layer, const std::vector<double>& attention) {
     const int c = layer.c(), dim = layer.dim();
     floats m(c * c);
     for (int o = 0; o < c; o++)
-        for (int h = 0; h < layer.heads; h++)
+        for (int head = 0; head < layer.heads; head++)
             for (int j = 0; j < dim; j++) {
                 double s = 0;
                 for (int i = 0; i < dim; i++)
-                    s += layer.project[o * c + h * dim + i] * attention[(h * dim + i) * dim + j];
-                m[o * c + h * dim + j] = (float)s;
+                    s += layer.project[o * c + head * dim + i] * attention[(head * dim + i) * dim + j];
+                m[o * c + head * dim + j] = (float)s;
             }
     return m;
 }
 
-// Scores of each image, and v (batch, c, height, width), which the second pass and the backward pass read.
+// The first pass: the scores of each image, and v (batch, c, height, width), which the second pass and the backward
+// pass read.
 inline std::vector<Scores> channel_attention_scores(
     const ChannelAttention& layer, const float* x, long batch, long height, long width, float* v_out
 ) {
@@ -114,54 +131,58 @@ inline std::vector<Scores> channel_attention_scores(
     {
         ForwardRows rows(layer.expansion, height, width);
         ImageRows input(c, height, width);
-        RowBuffer qkv(3 * c, width);
+        RowBuffer z(3 * c, width);  // q, k, v
 #pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < all.size(); i++) {
-            const long offset = all[i].image * c * plane;
+        for (size_t k = 0; k < all.size(); k++) {
+            const long offset = all[k].image * c * plane;
             input.image = x + offset;
-            rows.run(input, all[i], [&](long r, const Triple& h) {
-                for (int k = 0; k < 3 * c; k++) {
-                    h.correlate(k, layer.expansion.depthwise + k * 9, qkv[k]);
-                    qkv.clear_tail(k);
+            rows.run(input, all[k], [&](long r, const ThreeRows& expanded) {
+                for (int i = 0; i < 3 * c; i++) {
+                    expanded.correlate(i, layer.expansion.depthwise + i * 9, z[i]);
+                    z.clear_tail(i);
                 }
-                parts[i].add_row(qkv);
-                for (int k = 0; k < c; k++)
-                    std::memcpy(v_out + offset + k * plane + r * width, qkv[2 * c + k], width * sizeof(float));
+                parts[k].add_row(z);
+                for (int i = 0; i < c; i++)
+                    std::memcpy(v_out + offset + i * plane + r * width, z[2 * c + i], width * sizeof(float));
             });
         }
     }
     std::vector<Scores> scores(batch, Scores(layer.heads, layer.dim()));
-    for (size_t i = 0; i < all.size(); i++) scores[all[i].image].add(parts[i]);
+    for (size_t k = 0; k < all.size(); k++) scores[all[k].image].add(parts[k]);
     return scores;
 }
 
-// What this half of the block gives, x + project (attention v): never written, but computed a row at a time.
-struct Attended {
+// The output of this half of the block, x + M v. It is never written to memory, but computed a row at a time.
+struct AttentionOutput {
     const float *x, *v;  // (batch, c, height, width)
     long height, width;
     int c;
-    std::vector<Packed> mix;  // per image
+    std::vector<Packed> m;  // of each image
 
-    Attended(const ChannelAttention& layer, const float* x_, const float* v_, const std::vector<Scores>& scores, long h, long w)
-        : x(x_), v(v_), height(h), width(w), c(layer.c()) {
-        for (auto& s : scores) mix.emplace_back(mixing(layer, s.attention(layer.temperature)).data(), c, c, c);
+    AttentionOutput(
+        const ChannelAttention& layer, const float* x_, const float* v_, const std::vector<Scores>& scores,
+        long height_, long width_
+    )
+        : x(x_), v(v_), height(height_), width(width_), c(layer.c()) {
+        for (auto& s : scores)
+            m.emplace_back(projected_attention(layer, s.attention(layer.temperature)).data(), c, c, c);
     }
 };
 
-// Its rows in one image, the last three of which are kept.
-struct AttendedRows {
-    const Attended& all;
+// The rows of that output in one image, as input of the second half's pipeline. The last three are kept.
+struct AttentionOutputRows {
+    const AttentionOutput& all;
     long image = 0;
     Ring rows;
-    RowBuffer values;
-    explicit AttendedRows(const Attended& a) : all(a), rows(a.c, a.width), values(a.c, a.width) {}
+    RowBuffer v_row;
+    explicit AttentionOutputRows(const AttentionOutput& a) : all(a), rows(a.c, a.width), v_row(a.c, a.width) {}
 
     RowBuffer& operator()(long r) {
         const long plane = all.height * all.width, at = image * all.c * plane + r * all.width;
         RowBuffer& row = rows[r];
         row.read(all.x + at, plane, all.c);
-        values.read(all.v + at, plane, all.c);
-        gemm(all.mix[image], values.matrix(), all.width, row[0], row.stride, true);
+        v_row.read(all.v + at, plane, all.c);
+        gemm(all.m[image], v_row.matrix(), all.width, row[0], row.stride, true);
         return row;
     }
 };
@@ -170,74 +191,87 @@ struct ChannelAttentionGrads {
     float *x, *norm_weight, *norm_bias, *expand, *depthwise, *temperature, *project;
 };
 
-// The gradient behind the attention as products with small matrices, from dM = sum over pixels of dout v^T.
+// The backward pass from y to q, k and v of one image, as products with small matrices. With P = project, S = q k^T and
+// cosine C of a head:
+//
+// forward:  C[i][j] = S[i][j] / (||q_i|| ||k_j||)      backward: dM = dy v^T (sum over pixels),  dv = M^T dy
+//           A = softmax over j of C * temperature                dP = dM A^T,  dA = P^T dM (its blocks on the diagonal)
+//           M = P A                                              G[i][j] = A[i][j] (dA[i][j] - sum over j of A dA)
+//           y = x + M v                                          dtemperature = sum of G C,  dC = G * temperature
+//
+//           dq_i = sum over j of dC[i][j] / (||q_i|| ||k_j||) k_j  -  (sum over j of dC[i][j] C[i][j]) / ||q_i||^2 q_i
+//           dk_j = sum over i of dC[i][j] / (||q_i|| ||k_j||) q_i  -  (sum over i of dC[i][j] C[i][j]) / ||k_j||^2 k_j
+//
+// So dq and dk of a head are each a matrix (dim, 2 dim) times the head's channels of q above those of k.
 struct AttentionBackward {
-    std::vector<double> project, temperature;
-    std::vector<Packed> dq, dk;  // per head (dim, 2 dim), applied to the head's rows of q and k
-    Packed dv;                   // (c, c), applied to dout
+    std::vector<double> project, temperature;  // gradients
+    std::vector<Packed> q_matrix, k_matrix;    // of each head: (dim, 2 dim), times q above k
+    Packed v_matrix;                           // M^T (c, c), times dy
 
     AttentionBackward(const ChannelAttention& layer, const Scores& s, const std::vector<double>& dm)
         : project(layer.c() * layer.c()), temperature(layer.heads) {
-        const int c = layer.c(), d = layer.dim();
+        const int c = layer.c(), dim = layer.dim();
         auto a = s.attention(layer.temperature);
-        floats m = mixing(layer, a);
-        dv.pack(m.data(), c, c, c, true);
-        for (int h = 0; h < layer.heads; h++) {
-            const double* ah = &a[h * d * d];
-            const double t = layer.temperature[h];
-            std::vector<double> da(d * d);
-            for (int i = 0; i < d; i++)
-                for (int j = 0; j < d; j++)
+        floats m = projected_attention(layer, a);
+        v_matrix.pack(m.data(), c, c, c, true);
+        for (int head = 0; head < layer.heads; head++) {
+            const double* a_head = &a[head * dim * dim];
+            const double tau = layer.temperature[head];
+            std::vector<double> da(dim * dim);
+            for (int i = 0; i < dim; i++)
+                for (int j = 0; j < dim; j++)
                     for (int o = 0; o < c; o++) {
-                        da[i * d + j] += layer.project[o * c + h * d + i] * dm[o * c + h * d + j];
-                        project[o * c + h * d + i] += dm[o * c + h * d + j] * ah[i * d + j];
+                        da[i * dim + j] += layer.project[o * c + head * dim + i] * dm[o * c + head * dim + j];
+                        project[o * c + head * dim + i] += dm[o * c + head * dim + j] * a_head[i * dim + j];
                     }
-            floats q_part(d * 2 * d), k_part(d * 2 * d);
-            std::vector<double> q_along(d), k_along(d);
-            for (int i = 0; i < d; i++) {
-                double mean = 0;
-                for (int j = 0; j < d; j++) mean += ah[i * d + j] * da[i * d + j];
-                for (int j = 0; j < d; j++) {
-                    double g = ah[i * d + j] * (da[i * d + j] - mean), cosine = s.cosine(h, i, j);
-                    temperature[h] += g * cosine;
-                    q_along[i] += t * g * cosine;
-                    k_along[j] += t * g * cosine;
-                    double cross = t * g / (s.q_norm(h * d + i) * s.k_norm(h * d + j));
-                    q_part[i * 2 * d + d + j] = (float)cross;
-                    k_part[j * 2 * d + i] = (float)cross;
+            floats to_dq(dim * 2 * dim), to_dk(dim * 2 * dim);
+            std::vector<double> along_q(dim), along_k(dim);
+            for (int i = 0; i < dim; i++) {
+                double mean = 0;  // of dA, weighted by A
+                for (int j = 0; j < dim; j++) mean += a_head[i * dim + j] * da[i * dim + j];
+                for (int j = 0; j < dim; j++) {
+                    double g = a_head[i * dim + j] * (da[i * dim + j] - mean), cosine = s.cosine(head, i, j);
+                    temperature[head] += g * cosine;
+                    along_q[i] += tau * g * cosine;
+                    along_k[j] += tau * g * cosine;
+                    double cross = tau * g / (s.q_norm(head * dim + i) * s.k_norm(head * dim + j));
+                    to_dq[i * 2 * dim + dim + j] = (float)cross;
+                    to_dk[j * 2 * dim + i] = (float)cross;
                 }
             }
-            // The part along q itself, which normalisation removes; a norm held at 1e-12 removes nothing.
-            for (int i = 0; i < d; i++) {
-                double q2 = s.q_squares[h * d + i], k2 = s.k_squares[h * d + i];
-                q_part[i * 2 * d + i] = q2 > 1e-24 ? (float)(-q_along[i] / q2) : 0.0f;
-                k_part[i * 2 * d + d + i] = k2 > 1e-24 ? (float)(-k_along[i] / k2) : 0.0f;
+            // The part along q itself, which the normalisation removes: a longer q has the same direction. Where the
+            // norm is held at its lower bound, it is a constant and nothing is removed.
+            constexpr double least = L2_NORM_EPS * L2_NORM_EPS;
+            for (int i = 0; i < dim; i++) {
+                double q2 = s.q_squares[head * dim + i], k2 = s.k_squares[head * dim + i];
+                to_dq[i * 2 * dim + i] = q2 > least ? (float)(-along_q[i] / q2) : 0.0f;
+                to_dk[i * 2 * dim + dim + i] = k2 > least ? (float)(-along_k[i] / k2) : 0.0f;
             }
-            dq.emplace_back(q_part.data(), d, 2 * d, 2 * d);
-            dk.emplace_back(k_part.data(), d, 2 * d, 2 * d);
+            q_matrix.emplace_back(to_dq.data(), dim, 2 * dim, 2 * dim);
+            k_matrix.emplace_back(to_dk.data(), dim, 2 * dim, 2 * dim);
         }
     }
 
-    // Gradients of a row of q, k and v (3 c channels) from that row of q and k (2 c channels) and of the gradient behind.
-    void row(RowBuffer& qk, RowBuffer& dout, RowBuffer& dqkv) const {
-        const int c = dv.m, heads = dq.size(), d = c / heads;
-        std::vector<const float*> head(2 * d);
-        for (int k = 0; k < heads; k++) {
-            for (int j = 0; j < d; j++) {
-                head[j] = qk[k * d + j];
-                head[d + j] = qk[c + k * d + j];
+    // A row of dz, the gradient of q, k and v (3c channels), from that row of q and k (2c channels) and of dy (c).
+    void row(RowBuffer& qk, RowBuffer& dy, RowBuffer& dz) const {
+        const int c = v_matrix.rows, heads = q_matrix.size(), dim = c / heads;
+        std::vector<const float*> q_above_k(2 * dim);
+        for (int head = 0; head < heads; head++) {
+            for (int i = 0; i < dim; i++) {
+                q_above_k[i] = qk[head * dim + i];
+                q_above_k[dim + i] = qk[c + head * dim + i];
             }
-            gemm(dq[k], Scattered{head.data(), 0}, qk.width, dqkv[k * d], dqkv.stride);
-            gemm(dk[k], Scattered{head.data(), 0}, qk.width, dqkv[c + k * d], dqkv.stride);
+            gemm(q_matrix[head], Scattered{q_above_k.data(), 0}, qk.width, dz[head * dim], dz.stride);
+            gemm(k_matrix[head], Scattered{q_above_k.data(), 0}, qk.width, dz[c + head * dim], dz.stride);
         }
-        gemm(dv, dout.matrix(), qk.width, dqkv[2 * c], dqkv.stride);
+        gemm(v_matrix, dy.matrix(), qk.width, dz[2 * c], dz.stride);
     }
 };
 
-// The sum over an image's pixels of dout v^T, both (c, height, width) -> (c, c).
-inline std::vector<double> outer_product(const float* dout, const float* v, int c, long height, long width) {
+// dM (c, c) = dy v^T, summed over the pixels of an image; dy and v (c, height, width).
+inline std::vector<double> outer_product(const float* dy, const float* v, int c, long height, long width) {
     const long plane = height * width, ld = vectors(c) * LANES;
-    // One partial sum a thread, joined in the order of the threads: the same sum every time.
+    // One partial sum per thread, added in the order of the threads: the same sum in every run.
     std::vector<std::vector<double>> parts(omp_get_max_threads(), std::vector<double>(c * c));
 #pragma omp parallel
     {
@@ -246,31 +280,32 @@ inline std::vector<double> outer_product(const float* dout, const float* v, int 
 #pragma omp for schedule(static)
         for (long r = 0; r < height; r++) {
             transpose(v + r * width, plane, c, width, transposed.data(), ld);
-            outer_add(dout + r * width, plane, c, width, transposed.data(), ld, c, part.data());
+            outer_add(dy + r * width, plane, c, width, transposed.data(), ld, c, part.data());
         }
     }
-    for (size_t i = 1; i < parts.size(); i++) add_to(parts[0], parts[i]);
+    for (size_t thread = 1; thread < parts.size(); thread++) add_to(parts[0], parts[thread]);
     return parts[0];
 }
 
+// The backward pass of y = x + M v: dx = dy + the pipeline's gradient. grads.x must not be dy.
 inline void channel_attention_backward(
-    const ChannelAttention& layer, const float* x, const float* v, const std::vector<Scores>& scores, const float* dout,
-    long height, long width, ChannelAttentionGrads out
+    const ChannelAttention& layer, const float* x, const float* v, const std::vector<Scores>& scores, const float* dy,
+    long height, long width, ChannelAttentionGrads grads
 ) {
     const Expansion& expansion = layer.expansion;
     const int c = layer.c();
     const long batch = scores.size(), plane = height * width;
-    std::memcpy(out.x, dout, batch * c * plane * sizeof(float));
+    std::memcpy(grads.x, dy, batch * c * plane * sizeof(float));
     std::vector<double> project(c * c), temperature(layer.heads);
     std::vector<AttentionBackward> backward;
     for (long b = 0; b < batch; b++) {
         const long at = b * c * plane;
-        backward.emplace_back(layer, scores[b], outer_product(dout + at, v + at, c, height, width));
+        backward.emplace_back(layer, scores[b], outer_product(dy + at, v + at, c, height, width));
         add_to(project, backward.back().project);
         add_to(temperature, backward.back().temperature);
     }
-    write(project, out.project);
-    write(temperature, out.temperature);
+    write(project, grads.project);
+    write(temperature, grads.temperature);
 
     auto all = bands(batch, height);
     std::vector<ExpansionGrad> parts(all.size(), ExpansionGrad(expansion));
@@ -278,25 +313,25 @@ inline void channel_attention_backward(
     {
         BackwardRows rows(expansion, height, width);
         ImageRows input(c, height, width);
-        RowBuffer dy(c, width), qk(2 * c, width);
+        RowBuffer dy_row(c, width), qk(2 * c, width);
 #pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < all.size(); i++) {
-            const long offset = all[i].image * c * plane;
+        for (size_t k = 0; k < all.size(); k++) {
+            const long offset = all[k].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
             input.image = x + offset;
-            rows.run(input, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool) {
-                for (int k = 0; k < 2 * c; k++) {
-                    h.correlate(k, expansion.depthwise + k * 9, qk[k]);
-                    qk.clear_tail(k);
+            rows.run(input, all[k], grads.x + offset, [&](long r, const ThreeRows& expanded, RowBuffer& dz, bool) {
+                for (int i = 0; i < 2 * c; i++) {
+                    expanded.correlate(i, expansion.depthwise + i * 9, qk[i]);
+                    qk.clear_tail(i);
                 }
-                dy.read(dout + offset + r * width, plane, c);
-                backward[all[i].image].row(qk, dy, dz);
+                dy_row.read(dy + offset + r * width, plane, c);
+                backward[all[k].image].row(qk, dy_row, dz);
             });
-            parts[i] = rows.grad;
+            parts[k] = rows.grad;
         }
     }
-    for (size_t i = 1; i < all.size(); i++) parts[0].add(parts[i]);
-    parts[0].write_to(out);
+    for (size_t k = 1; k < all.size(); k++) parts[0].add(parts[k]);
+    parts[0].write_to(grads);
 }
 
 }  // namespace film

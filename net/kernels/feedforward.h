@@ -1,45 +1,47 @@
-// The second half of a transformer block, x + GDFN(norm(x)), forward and backward, where x is what the first half gives.
+// The second half of a transformer block, x + GDFN(norm(x)), forward and backward. Here x is the first half's output.
 #pragma once
 # include "attention.h"
 
 namespace film {
 
 struct FeedForward {
-    Expansion expansion;    // c -> 2 hidden
+    Expansion expansion;    // c -> z1 and z2 of `hidden` channels each
     const float* contract;  // (c, hidden)
     int hidden() const { return expansion.e / 2; }
 };
 
-inline void feed_forward(const FeedForward& layer, const Attended& x, float* out) {
+// y = x + contract gated,  gated = gelu(z1) * z2
+inline void feed_forward(const FeedForward& layer, const AttentionOutput& x, float* y) {
     const int c = layer.expansion.c, hidden = layer.hidden();
-    const long height = x.height, width = x.width, batch = x.mix.size(), plane = height * width;
+    const long height = x.height, width = x.width, batch = x.m.size(), plane = height * width;
     auto all = bands(batch, height);
 #pragma omp parallel
     {
         ForwardRows rows(layer.expansion, height, width);
-        AttendedRows input(x);
+        AttentionOutputRows input(x);
         Packed contract(layer.contract, c, hidden, hidden);
         RowBuffer gated(hidden, width), result(c, width);
         const long nv = gated.nv;
 #pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < all.size(); i++) {
-            float* target = out + all[i].image * c * plane;
-            input.image = all[i].image;
-            rows.run(input, all[i], [&](long r, const Triple& h) {
+        for (size_t k = 0; k < all.size(); k++) {
+            float* target = y + all[k].image * c * plane;
+            input.image = all[k].image;
+            rows.run(input, all[k], [&](long r, const ThreeRows& expanded) {
                 const float* w = layer.expansion.depthwise;
-                for (int k = 0; k < hidden; k++) {
-                    const Window first = h.window(k, w + k * 9), second = h.window(k + hidden, w + (k + hidden) * 9);
-                    float* to = gated[k];
+                for (int i = 0; i < hidden; i++) {
+                    const Window first = expanded.window(i, w + i * 9);
+                    const Window second = expanded.window(i + hidden, w + (i + hidden) * 9);
+                    float* to = gated[i];
                     for (long v = 0; v < nv; v++) {
-                        vec a = first.at(v);
-                        store(to + v * LANES, gelu(a, normal(a)) * second.at(v));
+                        vec z1 = first.at(v);
+                        store(to + v * LANES, gelu(z1, normal(z1)) * second.at(v));
                     }
                 }
                 gemm(contract, gated.matrix(), width, result[0], result.stride);
-                for (int k = 0; k < c; k++) {
-                    const float *from = input.rows[r][k], *add = result[k];
-                    float* to = target + k * plane + r * width;
-                    for (long j = 0; j < width; j++) to[j] = from[j] + add[j];
+                for (int i = 0; i < c; i++) {
+                    const float *from = input.rows[r][i], *add = result[i];
+                    float* to = target + i * plane + r * width;
+                    for (long p = 0; p < width; p++) to[p] = from[p] + add[p];
                 }
             });
         }
@@ -50,60 +52,70 @@ struct FeedForwardGrads {
     float *x, *norm_weight, *norm_bias, *expand, *depthwise, *contract;
 };
 
-inline void feed_forward_backward(const FeedForward& layer, const Attended& x, const float* dout, FeedForwardGrads out) {
+// forward:  gated = gelu(z1) * z2
+//           y = x + contract gated
+// backward: dgated = contract^T dy,  dcontract = sum over pixels of dy gated^T
+//           dz1 = dgated * z2 * gelu'(z1),  dz2 = dgated * gelu(z1)
+//           dx = dy + the pipeline's gradient
+inline void feed_forward_backward(
+    const FeedForward& layer, const AttentionOutput& x, const float* dy, FeedForwardGrads grads
+) {
     const Expansion& expansion = layer.expansion;
     const int c = expansion.c, hidden = layer.hidden();
-    const long height = x.height, width = x.width, batch = x.mix.size(), plane = height * width;
+    const long height = x.height, width = x.width, batch = x.m.size(), plane = height * width;
     const long ld = vectors(c) * LANES;
     auto all = bands(batch, height);
-    std::memcpy(out.x, dout, batch * c * plane * sizeof(float));
+    std::memcpy(grads.x, dy, batch * c * plane * sizeof(float));
     std::vector<ExpansionGrad> parts(all.size(), ExpansionGrad(expansion));
+    // dcontract transposed, (hidden, c)
     std::vector<std::vector<double>> contract_parts(all.size(), std::vector<double>((size_t)hidden * c));
 #pragma omp parallel
     {
         BackwardRows rows(expansion, height, width);
-        AttendedRows input(x);
-        Packed spread(layer.contract, hidden, c, hidden, true);
-        RowBuffer d(c, width), dgated(hidden, width), gated(hidden, width);
+        AttentionOutputRows input(x);
+        Packed contract_transposed(layer.contract, hidden, c, hidden, true);
+        RowBuffer dy_row(c, width), dgated(hidden, width), gated(hidden, width);
         floats transposed(width * ld);
-        const long nv = d.nv;
+        const long nv = dy_row.nv;
 #pragma omp for schedule(dynamic)
-        for (size_t i = 0; i < all.size(); i++) {
-            const long offset = all[i].image * c * plane;
+        for (size_t k = 0; k < all.size(); k++) {
+            const long offset = all[k].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
-            input.image = all[i].image;
-            rows.run(input, all[i], out.x + offset, [&](long r, const Triple& h, RowBuffer& dz, bool inside) {
+            input.image = all[k].image;
+            float* dx = grads.x + offset;
+            rows.run(input, all[k], dx, [&](long r, const ThreeRows& expanded, RowBuffer& dz, bool inside) {
                 const float* w = expansion.depthwise;
-                d.read(dout + offset + r * width, plane, c);
-                gemm(spread, d.matrix(), width, dgated[0], dgated.stride);
-                for (int k = 0; k < hidden; k++) {
-                    const Window first = h.window(k, w + k * 9), second = h.window(k + hidden, w + (k + hidden) * 9);
-                    const float* from = dgated[k];
-                    float *to = gated[k], *to_first = dz[k], *to_second = dz[k + hidden];
+                dy_row.read(dy + offset + r * width, plane, c);
+                gemm(contract_transposed, dy_row.matrix(), width, dgated[0], dgated.stride);
+                for (int i = 0; i < hidden; i++) {
+                    const Window first = expanded.window(i, w + i * 9);
+                    const Window second = expanded.window(i + hidden, w + (i + hidden) * 9);
+                    const float* from = dgated[i];
+                    float *to = gated[i], *to_dz1 = dz[i], *to_dz2 = dz[i + hidden];
                     for (long v = 0; v < nv; v++) {
-                        vec a = first.at(v), b = second.at(v), g = load(from + v * LANES);
-                        Normal n = normal(a);
-                        store(to + v * LANES, gelu(a, n) * b);
-                        store(to_first + v * LANES, g * b * gelu_slope(a, n));
-                        store(to_second + v * LANES, g * gelu(a, n));
+                        vec z1 = first.at(v), z2 = second.at(v), d = load(from + v * LANES);
+                        Normal n = normal(z1);
+                        store(to + v * LANES, gelu(z1, n) * z2);
+                        store(to_dz1 + v * LANES, d * z2 * gelu_slope(z1, n));
+                        store(to_dz2 + v * LANES, d * gelu(z1, n));
                     }
                 }
                 if (!inside) return;
-                transpose(d[0], d.stride, c, width, transposed.data(), ld);
-                outer_add(gated[0], gated.stride, hidden, width, transposed.data(), ld, c, contract_parts[i].data());
+                transpose(dy_row[0], dy_row.stride, c, width, transposed.data(), ld);
+                outer_add(gated[0], gated.stride, hidden, width, transposed.data(), ld, c, contract_parts[k].data());
             });
-            parts[i] = rows.grad;
+            parts[k] = rows.grad;
         }
     }
     ExpansionGrad total(expansion);
     std::vector<double> contract((size_t)hidden * c);
-    for (size_t i = 0; i < all.size(); i++) {
-        total.add(parts[i]);
-        add_to(contract, contract_parts[i]);
+    for (size_t k = 0; k < all.size(); k++) {
+        total.add(parts[k]);
+        add_to(contract, contract_parts[k]);
     }
-    total.write_to(out);
-    for (int k = 0; k < hidden; k++)
-        for (int j = 0; j < c; j++) out.contract[j * hidden + k] = (float)contract[(size_t)k * c + j];
+    total.write_to(grads);
+    for (int i = 0; i < hidden; i++)
+        for (int o = 0; o < c; o++) grads.contract[o * hidden + i] = (float)contract[(size_t)i * c + o];
 }
 
 }  // namespace film

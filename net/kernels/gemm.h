@@ -1,4 +1,6 @@
-// Matrix products of small matrices (weights) with rows of pixels, blocked for registers.
+// Products of a small matrix (weights) with rows of pixels, blocked for registers, and transposition.
+//
+// Matrices are row-major. `ldx` is the leading dimension of x: the distance in floats from one row to the next.
 #pragma once
 #include <algorithm>
 
@@ -6,8 +8,8 @@
 
 namespace film {
 
-// Rows of a panel of weights that are multiplied at once, and vectors of pixels beside each other: 24 of 32 registers
-// hold sums where there are 32 of them.
+// The register block: PANEL rows of the weights times TILE vectors of pixels. AVX-512 has 32 registers, of which the
+// sums take 8 * 3 = 24.
 constexpr int PANEL = 8;
 #ifdef __AVX512F__
 constexpr int TILE = 3;
@@ -15,124 +17,143 @@ constexpr int TILE = 3;
 constexpr int TILE = 1;
 #endif
 
-// Weights A (m, k), row-major with stride `lda` (or its transpose), rearranged to panels of 8 rows, [panel][k][8], with
-// zeros below the last row.
+// Weights (rows, columns) in the order in which gemm reads them: panels of 8 rows, [panel][column][8], with zeros below
+// the last row. The source has stride `ld`; with `transposed` it is (columns, rows) and its transpose is packed.
 struct Packed {
-    int m = 0, k = 0;
+    int rows = 0, columns = 0;
     floats data;
 
     Packed() {}
-    Packed(const float* a, int m_, int k_, long lda, bool transposed = false) { pack(a, m_, k_, lda, transposed); }
+    Packed(const float* weight, int rows_, int columns_, long ld, bool transposed = false) {
+        pack(weight, rows_, columns_, ld, transposed);
+    }
 
-    void pack(const float* a, int m_, int k_, long lda, bool transposed = false) {
-        m = m_;
-        k = k_;
-        int panels = (m + PANEL - 1) / PANEL;
-        data.assign((size_t)panels * k * PANEL, 0.0f);
-        for (int i = 0; i < m; i++)
-            for (int j = 0; j < k; j++)
-                data[((size_t)(i / PANEL) * k + j) * PANEL + i % PANEL] = transposed ? a[j * lda + i] : a[i * lda + j];
+    void pack(const float* weight, int rows_, int columns_, long ld, bool transposed = false) {
+        rows = rows_;
+        columns = columns_;
+        int panels = (rows + PANEL - 1) / PANEL;
+        data.assign((size_t)panels * columns * PANEL, 0.0f);
+        for (int i = 0; i < rows; i++)
+            for (int j = 0; j < columns; j++)
+                data[((size_t)(i / PANEL) * columns + j) * PANEL + i % PANEL] =
+                    transposed ? weight[j * ld + i] : weight[i * ld + j];
     }
 };
 
-// Where the k-th row of the right-hand matrix begins: rows at a stride, or rows anywhere (a convolution's taps).
+// The right-hand matrix x of gemm: x[j] points to row j. Its rows lie at a fixed stride, or anywhere (the shifted rows
+// of a convolution's window). at(pixel) is the same matrix from that column on.
 struct Strided {
     const float* p;
     long ld;
-    const float* operator[](int k) const { return p + k * ld; }
-    Strided at(long n) const { return {p + n, ld}; }
+    const float* operator[](int j) const { return p + j * ld; }
+    Strided at(long pixel) const { return {p + pixel, ld}; }
 };
 struct Scattered {
     const float* const* rows;
     long offset;
-    const float* operator[](int k) const { return rows[k] + offset; }
-    Scattered at(long n) const { return {rows, offset + n}; }
+    const float* operator[](int j) const { return rows[j] + offset; }
+    Scattered at(long pixel) const { return {rows, offset + pixel}; }
 };
 
+// One panel of weights times NV vectors of pixels; `rows` of the panel's 8 rows are written.
 template <int NV, class Rows>
-inline void panel_times_tile(const float* a, int k, Rows b, float* c, long ldc, int rows, bool add, const float* bias) {
+inline void panel_times_tile(
+    const float* panel, int columns, Rows x, float* y, long ldy, int rows, bool add, const float* bias
+) {
     vec sum[PANEL][NV];
     for (int i = 0; i < PANEL; i++)
         for (int v = 0; v < NV; v++) sum[i][v] = splat(bias && i < rows ? bias[i] : 0.0f);
-    for (int j = 0; j < k; j++, a += PANEL) {
-        const float* row = b[j];
-        vec x[NV];
-        for (int v = 0; v < NV; v++) x[v] = load(row + v * LANES);
+    for (int j = 0; j < columns; j++, panel += PANEL) {
+        const float* row = x[j];
+        vec tile[NV];
+        for (int v = 0; v < NV; v++) tile[v] = load(row + v * LANES);
 #pragma GCC unroll 8
         for (int i = 0; i < PANEL; i++)
 #pragma GCC unroll 3
-            for (int v = 0; v < NV; v++) sum[i][v] += a[i] * x[v];
+            for (int v = 0; v < NV; v++) sum[i][v] += panel[i] * tile[v];
     }
 #pragma GCC unroll 8
     for (int i = 0; i < PANEL; i++)
         if (i < rows)
 #pragma GCC unroll 3
             for (int v = 0; v < NV; v++) {
-                float* p = c + i * ldc + v * LANES;
+                float* p = y + i * ldy + v * LANES;
                 store(p, add ? load(p) + sum[i][v] : sum[i][v]);
             }
 }
 
-// C (m, n) = A B + bias, or += with `add`, for n in whole vectors: B and C are read and written up to vectors(n).
+// y (rows, n) = weight x + bias, or y += weight x + bias with `add`. Works on complete vectors: x is read and y is
+// written up to column vectors(n) * LANES.
 template <class Rows>
-inline void gemm(const Packed& a, Rows b, long n, float* c, long ldc, bool add = false, const float* bias = nullptr) {
+inline void gemm(
+    const Packed& weight, Rows x, long n, float* y, long ldy, bool add = false, const float* bias = nullptr
+) {
     long nv = vectors(n);
     for (long v = 0; v < nv; v += TILE) {
-        for (int i = 0; i < a.m; i += PANEL) {
-            const float* panel = a.data.data() + (size_t)i * a.k;
-            int rows = std::min(PANEL, a.m - i);
-            const float* bi = bias ? bias + i : nullptr;
-            float* ci = c + i * ldc + v * LANES;
-            auto bv = b.at(v * LANES);
+        for (int i = 0; i < weight.rows; i += PANEL) {
+            const float* panel = weight.data.data() + (size_t)i * weight.columns;
+            int rows = std::min(PANEL, weight.rows - i);
+            const float* panel_bias = bias ? bias + i : nullptr;
+            float* tile_y = y + i * ldy + v * LANES;
+            auto tile_x = x.at(v * LANES);
             if (nv - v >= TILE)
-                panel_times_tile<TILE>(panel, a.k, bv, ci, ldc, rows, add, bi);
+                panel_times_tile<TILE>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
             else if (nv - v == 2)
-                panel_times_tile<2>(panel, a.k, bv, ci, ldc, rows, add, bi);
+                panel_times_tile<2>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
             else
-                panel_times_tile<1>(panel, a.k, bv, ci, ldc, rows, add, bi);
+                panel_times_tile<1>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
         }
     }
 }
 
-// Sums over pixels that end in a weight's gradient: C (m, n) += sum_p A[i][p] B[p][j], in double. B is transposed
-// (pixels along its rows, n channels beside each other, stride ldb in whole vectors), A is not.
+// A panel of rows of outer_add times NV vectors of its columns.
 template <int NV>
-inline void outer_tile(const float* const* a, int rows, long p, const float* b, long ldb, double* c, long ldc, int n) {
+inline void outer_tile(
+    const float* const* dy, int rows, long n, const float* xt, long ldxt, double* dweight, long ldw, int columns
+) {
     vec sum[PANEL][NV];
     for (int i = 0; i < PANEL; i++)
         for (int v = 0; v < NV; v++) sum[i][v] = vec{};
-    for (long j = 0; j < p; j++) {
-        vec x[NV];
-        for (int v = 0; v < NV; v++) x[v] = load(b + j * ldb + v * LANES);
+    for (long p = 0; p < n; p++) {
+        vec tile[NV];
+        for (int v = 0; v < NV; v++) tile[v] = load(xt + p * ldxt + v * LANES);
 #pragma GCC unroll 8
         for (int i = 0; i < PANEL; i++)
 #pragma GCC unroll 3
-            for (int v = 0; v < NV; v++) sum[i][v] += a[i][j] * x[v];
+            for (int v = 0; v < NV; v++) sum[i][v] += dy[i][p] * tile[v];
     }
     for (int i = 0; i < rows; i++)
         for (int v = 0; v < NV; v++)
-            for (int l = 0; l < LANES && v * LANES + l < n; l++) c[i * ldc + v * LANES + l] += sum[i][v][l];
+            for (int l = 0; l < LANES && v * LANES + l < columns; l++)
+                dweight[i * ldw + v * LANES + l] += sum[i][v][l];
 }
 
-inline void outer_add(const float* a, long lda, int m, long p, const float* b, long ldb, int n, double* c) {
-    for (int i = 0; i < m; i += PANEL) {
-        int rows = std::min(PANEL, m - i);
-        const float* row[PANEL];
-        for (int r = 0; r < PANEL; r++) row[r] = a + (i + std::min(r, rows - 1)) * lda;
-        for (int j = 0; j < n; j += 2 * LANES) {
-            if (n - j > LANES)
-                outer_tile<2>(row, rows, p, b + j, ldb, c + (long)i * n + j, n, n - j);
+// forward:  y = weight x                                           (gemm)
+// backward: dweight[i][j] += sum over n pixels p of dy[i][p] x[j][p]
+//
+// dy (rows, n); xt (n, columns) is x transposed, its rows padded to complete vectors; dweight (rows, columns), compact.
+// One call sums its pixels in float32 (at most a row or a chunk of them) and adds the sums to `dweight` in double.
+inline void outer_add(
+    const float* dy, long lddy, int rows, long n, const float* xt, long ldxt, int columns, double* dweight
+) {
+    for (int i = 0; i < rows; i += PANEL) {
+        int used = std::min(PANEL, rows - i);
+        const float* row[PANEL];  // an incomplete panel repeats its last row; the sums of the copies are not used
+        for (int r = 0; r < PANEL; r++) row[r] = dy + (i + std::min(r, used - 1)) * lddy;
+        for (int j = 0; j < columns; j += 2 * LANES) {
+            if (columns - j > LANES)
+                outer_tile<2>(row, used, n, xt + j, ldxt, dweight + (long)i * columns + j, columns, columns - j);
             else
-                outer_tile<1>(row, rows, p, b + j, ldb, c + (long)i * n + j, n, n - j);
+                outer_tile<1>(row, used, n, xt + j, ldxt, dweight + (long)i * columns + j, columns, columns - j);
         }
     }
 }
 
-// A square of LANES rows and columns, transposed in registers: rows exchange halves, then quarters, and so on.
-inline void transpose_square(const float* a, long lda, float* b, long ldb) {
+// Transpose LANES rows and columns in registers: rows exchange halves, then quarters, and so on.
+inline void transpose_square(const float* x, long ldx, float* xt, long ldxt) {
     vec rows[LANES];
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++) rows[i] = load(a + i * lda);
+    for (int i = 0; i < LANES; i++) rows[i] = load(x + i * ldx);
 #pragma GCC unroll 4
     for (int s = LANES / 2; s > 0; s /= 2) {
         veci low, high;
@@ -144,25 +165,25 @@ inline void transpose_square(const float* a, long lda, float* b, long ldb) {
 #pragma GCC unroll 16
         for (int i = 0; i < LANES; i++)
             if (!(i & s)) {
-                vec x = rows[i], y = rows[i + s];
-                rows[i] = __builtin_shuffle(x, y, low);
-                rows[i + s] = __builtin_shuffle(x, y, high);
+                vec first = rows[i], second = rows[i + s];
+                rows[i] = __builtin_shuffle(first, second, low);
+                rows[i + s] = __builtin_shuffle(first, second, high);
             }
     }
 #pragma GCC unroll 16
-    for (int i = 0; i < LANES; i++) store(b + i * ldb, rows[i]);
+    for (int i = 0; i < LANES; i++) store(xt + i * ldxt, rows[i]);
 }
 
-// B (p rows, stride ldb) = the transpose of A (m rows of p values, stride lda); columns m..vectors(m) of B become zero
-// if `pad`, which needs ldb to hold them.
-inline void transpose(const float* a, long lda, long m, long p, float* b, long ldb, bool pad = true) {
-    const long whole_m = m / LANES * LANES, whole_p = p / LANES * LANES;
-    for (long j = 0; j < whole_p; j += LANES)
-        for (long i = 0; i < whole_m; i += LANES) transpose_square(a + i * lda + j, lda, b + j * ldb + i, ldb);
-    for (long j = 0; j < p; j++) {
-        for (long i = j < whole_p ? whole_m : 0; i < m; i++) b[j * ldb + i] = a[i * lda + j];
+// xt (n, rows) = the transpose of x (rows, n). With `pad`, the rows of xt are filled with zeros to complete vectors;
+// ldxt must have room for that.
+inline void transpose(const float* x, long ldx, long rows, long n, float* xt, long ldxt, bool pad = true) {
+    const long square_rows = rows / LANES * LANES, square_n = n / LANES * LANES;
+    for (long j = 0; j < square_n; j += LANES)
+        for (long i = 0; i < square_rows; i += LANES) transpose_square(x + i * ldx + j, ldx, xt + j * ldxt + i, ldxt);
+    for (long j = 0; j < n; j++) {
+        for (long i = j < square_n ? square_rows : 0; i < rows; i++) xt[j * ldxt + i] = x[i * ldx + j];
         if (pad)
-            for (long i = m; i < vectors(m) * LANES; i++) b[j * ldb + i] = 0.0f;
+            for (long i = rows; i < vectors(rows) * LANES; i++) xt[j * ldxt + i] = 0.0f;
     }
 }
 

@@ -1,5 +1,8 @@
-// The pipeline both halves of a transformer block share: layer norm, 1x1 expansion, 3x3 depthwise convolution, row by
-// row. Three rows of the expanded image are alive at a time, so they stay in the cache and never reach memory.
+// The row pipeline that both halves of a transformer block share: layer norm over channels, 1x1 expansion, 3x3
+// depthwise convolution. An image flows through it row by row; three expanded rows exist at a time, so they stay in the
+// cache and are never written to memory. README.md has a drawing.
+//
+//     x -> normed -> expanded -> z        normed = layer norm(x), expanded = W normed, z = depthwise(expanded)
 #pragma once
 #include <omp.h>
 
@@ -7,101 +10,111 @@
 
 namespace film {
 
-// Image rows in a buffer: LANES zeros, the row, zeros up to `stride`. Vectors may be read one pixel to either side and
-// to the end of the last vector. The stride is an odd number of vectors: no two channels fight for one cache set.
+// Added to the variance in a layer norm.
+constexpr float LAYER_NORM_EPS = 1e-5f;
+
+// One image row of every channel, each as LANES zeros, the row's `width` pixels, and zeros up to `stride`. So vectors
+// may be read one pixel to the left and right of the row and to the end of its last vector. The stride is an odd number
+// of vectors, so that the channels of a pixel lie in different sets of the cache.
 struct RowBuffer {
-    long width, nv, stride;
+    long width, nv, stride;  // nv: vectors that hold a row
     floats data;
 
-    RowBuffer(int channels, long w) : width(w), nv(vectors(w)) {
+    RowBuffer(int channels, long width_) : width(width_), nv(vectors(width_)) {
         stride = ((nv + 2) | 1) * LANES;
         data.assign(channels * stride + LANES, 0.0f);
     }
-    float* operator[](long c) { return data.data() + c * stride + LANES; }
+    float* operator[](long channel) { return data.data() + channel * stride + LANES; }
     Strided matrix() { return {(*this)[0], stride}; }
     void zero() { std::fill(data.begin(), data.end(), 0.0f); }
-    // Copy one row of an image (channels planes apart); what lies behind the row stays zero.
+    // Copy a row from or to an image, whose channels are `plane` floats apart. read leaves the tail as it is.
     void read(const float* image, long plane, int channels) {
-        for (int c = 0; c < channels; c++) std::memcpy((*this)[c], image + c * plane, width * sizeof(float));
+        for (int i = 0; i < channels; i++) std::memcpy((*this)[i], image + i * plane, width * sizeof(float));
     }
     void write(float* image, long plane, int channels) {
-        for (int c = 0; c < channels; c++) std::memcpy(image + c * plane, (*this)[c], width * sizeof(float));
+        for (int i = 0; i < channels; i++) std::memcpy(image + i * plane, (*this)[i], width * sizeof(float));
     }
+    // Zero the tail: what lies after the row in its last vector.
     void clear_tail(int channel) {
         float* p = (*this)[channel];
         for (long i = width; i < nv * LANES; i++) p[i] = 0.0f;
     }
 };
 
-struct Mean {
-    vec mu, scale;  // scale = 1 / sqrt(var + 1e-5)
+// Mean over the channels of each pixel of a vector, and scale = 1 / sqrt(variance + LAYER_NORM_EPS).
+struct NormStatistics {
+    vec mean, scale;
 };
 
-inline Mean channel_mean(RowBuffer& x, int channels, long v) {
+inline NormStatistics norm_statistics(RowBuffer& x, int channels, long v) {
     vec sum{}, squares{};
-    for (int c = 0; c < channels; c++) sum += load(x[c] + v * LANES);
-    vec mu = sum * (1.0f / channels);
-    for (int c = 0; c < channels; c++) {
-        vec d = load(x[c] + v * LANES) - mu;
-        squares += d * d;
+    for (int i = 0; i < channels; i++) sum += load(x[i] + v * LANES);
+    vec mean = sum * (1.0f / channels);
+    for (int i = 0; i < channels; i++) {
+        vec centred = load(x[i] + v * LANES) - mean;
+        squares += centred * centred;
     }
-    vec var = squares * (1.0f / channels) + 1e-5f, scale;
+    vec var = squares * (1.0f / channels) + LAYER_NORM_EPS, scale;
     for (int l = 0; l < LANES; l++) scale[l] = 1.0f / std::sqrt(var[l]);
-    return {mu, scale};
+    return {mean, scale};
 }
 
-// y = layer norm of the row x over its channels; pads of y become zero again.
-inline void norm_row(RowBuffer& x, int channels, const float* weight, const float* bias, RowBuffer& y) {
+// normed = (x - mean) * scale * weight + bias for a row, with the mean and scale of each pixel. The tail of `normed` is
+// zeroed.
+inline void norm_row(RowBuffer& x, int channels, const float* weight, const float* bias, RowBuffer& normed) {
     for (long v = 0; v < x.nv; v++) {
-        Mean m = channel_mean(x, channels, v);
-        for (int c = 0; c < channels; c++)
-            store(y[c] + v * LANES, (load(x[c] + v * LANES) - m.mu) * m.scale * weight[c] + bias[c]);
+        NormStatistics s = norm_statistics(x, channels, v);
+        for (int i = 0; i < channels; i++)
+            store(normed[i] + v * LANES, (load(x[i] + v * LANES) - s.mean) * s.scale * weight[i] + bias[i]);
     }
-    for (int c = 0; c < channels; c++) y.clear_tail(c);
+    for (int i = 0; i < channels; i++) normed.clear_tail(i);
 }
 
-// A 3x3 cross-correlation over one channel, from the rows above, at and below. Pointers and weights are copies, so that
-// the compiler may keep them in registers while results are stored.
+// A 3x3 window over one channel: pointers to the rows above, at and below, and the nine weights. They are copies, so
+// that the compiler can keep them in registers while results are stored.
 struct Window {
     const float *up, *mid, *down;
     float w0, w1, w2, w3, w4, w5, w6, w7, w8;
 
+    // The cross-correlation at vector v: sum over taps t of w[t] x[row + t / 3 - 1][pixel + t % 3 - 1].
     vec at(long v) const {
-        const float *a = up + v * LANES, *b = mid + v * LANES, *c = down + v * LANES;
-        vec s = w0 * load(a - 1) + w1 * load(a) + w2 * load(a + 1);
-        s += w3 * load(b - 1) + w4 * load(b) + w5 * load(b + 1);
-        return s + (w6 * load(c - 1) + w7 * load(c) + w8 * load(c + 1));
+        const float *above = up + v * LANES, *here = mid + v * LANES, *below = down + v * LANES;
+        vec s = w0 * load(above - 1) + w1 * load(above) + w2 * load(above + 1);
+        s += w3 * load(here - 1) + w4 * load(here) + w5 * load(here + 1);
+        return s + (w6 * load(below - 1) + w7 * load(below) + w8 * load(below + 1));
     }
 };
 
-struct Triple {  // three consecutive rows
+struct ThreeRows {  // consecutive rows of an image
     RowBuffer *up, *mid, *down;
 
-    Window window(int c, const float* w) const {
-        return {(*up)[c], (*mid)[c], (*down)[c], w[0], w[1], w[2], w[3], w[4], w[5], w[6], w[7], w[8]};
+    Window window(int channel, const float* w) const {
+        return {(*up)[channel], (*mid)[channel], (*down)[channel], w[0], w[1], w[2],
+                w[3],           w[4],            w[5],             w[6], w[7], w[8]};
     }
-    // to = the cross-correlation of channel c along the row
-    void correlate(int c, const float* w, float* to) const {
-        const Window taps = window(c, w);
+    // to = the cross-correlation of a channel with the window w, along the row in the middle
+    void correlate(int channel, const float* w, float* to) const {
+        const Window taps = window(channel, w);
         const long nv = mid->nv;
         for (long v = 0; v < nv; v++) store(to + v * LANES, taps.at(v));
     }
 };
 
-struct Ring {  // the last three rows of an image that flows by
+struct Ring {  // the last three rows of an image; row r overwrites row r - 3
     std::vector<RowBuffer> rows;
     Ring(int channels, long width) : rows(3, RowBuffer(channels, width)) {}
     RowBuffer& operator[](long r) { return rows[(r + 3) % 3]; }
-    Triple around(long r) { return {&(*this)[r - 1], &(*this)[r], &(*this)[r + 1]}; }
+    ThreeRows around(long r) { return {&(*this)[r - 1], &(*this)[r], &(*this)[r + 1]}; }
 };
 
-// Rows of an image (channels planes apart), read when asked for.
+// An image whose rows are read when the pipeline asks for them.
 struct ImageRows {
     const float* image;
     long plane;
     int channels;
     RowBuffer row;
-    ImageRows(int c, long height, long width) : image(nullptr), plane(height * width), channels(c), row(c, width) {}
+    ImageRows(int channels_, long height, long width)
+        : image(nullptr), plane(height * width), channels(channels_), row(channels_, width) {}
 
     RowBuffer& operator()(long r) {
         row.read(image + r * row.width, plane, channels);
@@ -109,16 +122,18 @@ struct ImageRows {
     }
 };
 
-struct Expansion {  // layer norm, 1x1 convolution c -> e, 3x3 depthwise convolution
+// The weights of the pipeline: layer norm over c channels, 1x1 convolution c -> e, 3x3 depthwise convolution.
+struct Expansion {
     int c, e;
-    const float *norm_weight, *norm_bias, *expand, *depthwise;
+    const float *norm_weight, *norm_bias, *expand, *depthwise;  // (c), (c), (e, c), (e, 9)
 };
 
-// Rows that one thread computes by itself.
+// Rows first <= r < last of one image: the unit of work of a thread.
 struct Band {
     long image, first, last;
 };
 
+// One band per image if the threads divide the images evenly, otherwise one per thread and image.
 inline std::vector<Band> bands(long batch, long height) {
     long threads = omp_get_max_threads();
     long per_image = std::min(height, batch % threads == 0 ? 1 : threads);
@@ -129,169 +144,194 @@ inline std::vector<Band> bands(long batch, long height) {
     return all;
 }
 
+// The forward pipeline of one thread.
 struct ForwardRows {
     const Expansion& layer;
     long height, width, plane;
     Packed expand;
-    RowBuffer y;
-    Ring h;
+    RowBuffer normed;
+    Ring expanded;
 
     ForwardRows(const Expansion& l, long height_, long width_)
         : layer(l), height(height_), width(width_), plane(height_ * width_), expand(l.expand, l.e, l.c, l.c),
-          y(l.c, width_), h(l.e, width_) {}
+          normed(l.c, width_), expanded(l.e, width_) {}
 
-    // norm = row r of the input, normalised; its expansion joins the ring. input(r) gives the row.
+    // norm = row r of the input, normalised; its expansion enters the ring. input(r) returns the row. Rows outside the
+    // image are zeros: the padding of the depthwise convolution.
     template <class Input>
     void fill(Input& input, long r, RowBuffer& norm) {
         if (r < 0 || r >= height) {
             norm.zero();
-            h[r].zero();
+            expanded[r].zero();
             return;
         }
         norm_row(input(r), layer.c, layer.norm_weight, layer.norm_bias, norm);
-        gemm(expand, norm.matrix(), width, h[r][0], h[r].stride);
+        gemm(expand, norm.matrix(), width, expanded[r][0], expanded[r].stride);
     }
 
-    // Call row(r, triple of expanded rows around r) for every row of the band.
+    // Call row(r, expanded rows r - 1, r and r + 1) for every row r of the band.
     template <class Input, class Row>
     void run(Input& input, const Band& band, Row row) {
-        fill(input, band.first - 1, y);
-        fill(input, band.first, y);
+        fill(input, band.first - 1, normed);
+        fill(input, band.first, normed);
         for (long r = band.first; r < band.last; r++) {
-            fill(input, r + 1, y);
-            row(r, h.around(r));
+            fill(input, r + 1, normed);
+            row(r, expanded.around(r));
         }
     }
 };
 
-// Gradients of an Expansion's weights, in double.
 inline void add_to(std::vector<double>& total, const std::vector<double>& part) {
     for (size_t i = 0; i < total.size(); i++) total[i] += part[i];
 }
 
-inline void write(const std::vector<double>& values, float* out) {
-    for (size_t i = 0; i < values.size(); i++) out[i] = (float)values[i];
+inline void write(const std::vector<double>& values, float* to) {
+    for (size_t i = 0; i < values.size(); i++) to[i] = (float)values[i];
 }
 
+// Gradients of an Expansion's weights, summed in double.
 struct ExpansionGrad {
     std::vector<double> norm_weight, norm_bias, expand, depthwise;
     explicit ExpansionGrad(const Expansion& l)
         : norm_weight(l.c), norm_bias(l.c), expand((size_t)l.e * l.c), depthwise((size_t)l.e * 9) {}
 
-    void add(const ExpansionGrad& o) {
-        add_to(norm_weight, o.norm_weight);
-        add_to(norm_bias, o.norm_bias);
-        add_to(expand, o.expand);
-        add_to(depthwise, o.depthwise);
+    void add(const ExpansionGrad& part) {
+        add_to(norm_weight, part.norm_weight);
+        add_to(norm_bias, part.norm_bias);
+        add_to(expand, part.expand);
+        add_to(depthwise, part.depthwise);
     }
 
-    // `out` has a pointer of each name.
-    template <class Pointers>
-    void write_to(const Pointers& out) const {
-        write(norm_weight, out.norm_weight);
-        write(norm_bias, out.norm_bias);
-        write(expand, out.expand);
-        write(depthwise, out.depthwise);
+    // `grads` has a pointer of each name.
+    template <class Grads>
+    void write_to(const Grads& grads) const {
+        write(norm_weight, grads.norm_weight);
+        write(norm_bias, grads.norm_bias);
+        write(expand, grads.expand);
+        write(depthwise, grads.depthwise);
     }
 };
 
-// Add one row's part of a window's gradient, sum over the row of d times the shifted input; returns the sum of d, whose
-// tail is zero.
-inline float depthwise_row_grad(const Triple& x, int channel, const float* d, long nv, double* dweight) {
+// forward:  z[p] = sum over t of w[t] x[p shifted by tap t]
+// backward: dw[t] += sum over p of dz[p] x[p shifted by tap t], here for the pixels of one row
+//
+// The tail of dz is zero. Returns the sum of dz.
+inline float depthwise_row_grad(const ThreeRows& x, int channel, const float* dz, long nv, double* dw) {
     const float* rows[3] = {(*x.up)[channel], (*x.mid)[channel], (*x.down)[channel]};
     vec s[9] = {}, all{};
     for (long v = 0; v < nv; v++) {
-        vec g = load(d + v * LANES);
-        all += g;
+        vec d = load(dz + v * LANES);
+        all += d;
         for (int i = 0; i < 3; i++)
-            for (int j = 0; j < 3; j++) s[i * 3 + j] += g * load(rows[i] + v * LANES + j - 1);
+            for (int j = 0; j < 3; j++) s[i * 3 + j] += d * load(rows[i] + v * LANES + j - 1);
     }
-    for (int t = 0; t < 9; t++) dweight[t] += sum_lanes(s[t]);
+    for (int t = 0; t < 9; t++) dw[t] += sum_lanes(s[t]);
     return sum_lanes(all);
 }
 
+// The backward pipeline of one thread. It computes the forward rows again and follows them with the gradients:
+//
+//     forward:  x -> normed -> expanded -> z
+//     backward: dx <- dnormed <- dexpanded <- dz
 struct BackwardRows {
     ForwardRows forward;
     const Expansion& layer;
-    Packed contract;  // expand, transposed
-    floats flipped, transposed;
-    Ring y, dz;
-    RowBuffer dh, dy;
-    long ld;
+    Packed expand_transposed;
+    floats flipped;     // the depthwise windows, rotated by 180 degrees
+    floats transposed;  // a row of `normed`: (width, c)
+    Ring normed, dz;
+    RowBuffer dexpanded, dnormed;
+    long ld;  // of `transposed`
     ExpansionGrad grad;
 
     BackwardRows(const Expansion& l, long height, long width)
-        : forward(l, height, width), layer(l), contract(l.expand, l.c, l.e, l.c, true), flipped((size_t)l.e * 9),
-          y(l.c, width), dz(l.e, width), dh(l.e, width), dy(l.c, width), ld(vectors(l.c) * LANES), grad(l) {
+        : forward(l, height, width), layer(l), expand_transposed(l.expand, l.c, l.e, l.c, true),
+          flipped((size_t)l.e * 9), normed(l.c, width), dz(l.e, width), dexpanded(l.e, width), dnormed(l.c, width),
+          ld(vectors(l.c) * LANES), grad(l) {
         transposed.resize(width * ld);
-        for (int c = 0; c < l.e; c++)
-            for (int t = 0; t < 9; t++) flipped[c * 9 + t] = l.depthwise[c * 9 + 8 - t];
+        for (int i = 0; i < l.e; i++)
+            for (int t = 0; t < 9; t++) flipped[i * 9 + t] = l.depthwise[i * 9 + 8 - t];
     }
 
-    // Backward of a band. row(r, triple, dz) writes the gradient behind the depthwise convolution at row r, zero in the
-    // tail; it is called for one row beyond the band on either side too, `inside` false, and then must not count
-    // into its own weights. input(r) gives row r of the input; dx must hold what else flows into it, the pipeline's part
-    // is added.
+    // Add a band's gradients to dx, which must hold the gradient that reaches x on other ways (the residual), and to
+    // `grad`. input(r) returns row r of x.
+    //
+    // row(r, expanded rows around r, dz[r], inside) writes dz[r], the gradient of the depthwise convolution's output,
+    // with zeros in the tail. It is also called for the row before and the row after the band, which the neighbouring
+    // bands compute too: `inside` is false then, and the gradients of the caller's own weights must not be summed.
     template <class Input, class Row>
     void run(Input& input, const Band& band, float* dx, Row row) {
-        long r0 = band.first, r1 = band.last;
-        forward.fill(input, r0 - 2, y[r0 - 2]);
-        forward.fill(input, r0 - 1, y[r0 - 1]);
-        for (long r = r0 - 1; r <= r1; r++) {
-            // y[r - 2], overwritten by y[r + 1], has been used by then; so has h[r - 2].
-            forward.fill(input, r + 1, y[r + 1]);
-            bool inside = r >= r0 && r < r1;
+        long first = band.first, last = band.last;
+        forward.fill(input, first - 2, normed[first - 2]);
+        forward.fill(input, first - 1, normed[first - 1]);
+        for (long r = first - 1; r <= last; r++) {
+            // Row r + 1 overwrites row r - 2 of `normed` and `expanded`, which is no longer needed.
+            forward.fill(input, r + 1, normed[r + 1]);
+            bool inside = r >= first && r < last;
             if (r < 0 || r >= forward.height)
                 dz[r].zero();
             else
-                row(r, forward.h.around(r), dz[r], inside);
-            if (inside) depthwise_grad(forward.h.around(r), dz[r]);
-            if (r - 1 >= r0) contract_row(input, r - 1, dx);
+                row(r, forward.expanded.around(r), dz[r], inside);
+            if (inside) depthwise_grad(forward.expanded.around(r), dz[r]);
+            if (r - 1 >= first) input_row_grad(input, r - 1, dx);
         }
     }
 
-    void depthwise_grad(const Triple& h, RowBuffer& d) {
-        for (int c = 0; c < layer.e; c++) depthwise_row_grad(h, c, d[c], d.nv, &grad.depthwise[c * 9]);
+    void depthwise_grad(const ThreeRows& expanded, RowBuffer& dz_row) {
+        for (int i = 0; i < layer.e; i++)
+            depthwise_row_grad(expanded, i, dz_row[i], dz_row.nv, &grad.depthwise[i * 9]);
     }
 
+    // Row r of dx, from rows r - 1 to r + 1 of dz:
+    //
+    // forward:  expanded = W normed,  z = correlation of each channel of `expanded` with its window
+    // backward: dexpanded = correlation of dz with the flipped windows
+    //           dW = dexpanded normed^T,  dnormed = W^T dexpanded
     template <class Input>
-    void contract_row(Input& input, long r, float* dx) {
-        Triple d = dz.around(r);
-        for (int c = 0; c < layer.e; c++) {
-            d.correlate(c, &flipped[c * 9], dh[c]);
-            dh.clear_tail(c);
+    void input_row_grad(Input& input, long r, float* dx) {
+        ThreeRows around = dz.around(r);
+        for (int i = 0; i < layer.e; i++) {
+            around.correlate(i, &flipped[i * 9], dexpanded[i]);
+            dexpanded.clear_tail(i);
         }
-        transpose(y[r][0], y[r].stride, layer.c, forward.width, transposed.data(), ld);
-        outer_add(dh[0], dh.stride, layer.e, forward.width, transposed.data(), ld, layer.c, grad.expand.data());
-        gemm(contract, dh.matrix(), forward.width, dy[0], dy.stride);
+        transpose(normed[r][0], normed[r].stride, layer.c, forward.width, transposed.data(), ld);
+        outer_add(
+            dexpanded[0], dexpanded.stride, layer.e, forward.width, transposed.data(), ld, layer.c, grad.expand.data()
+        );
+        gemm(expand_transposed, dexpanded.matrix(), forward.width, dnormed[0], dnormed.stride);
         norm_grad(input(r), dx + r * forward.width);
     }
 
+    // Per pixel, with hat = (x - mean) * scale, means over its c channels, and g = dnormed * weight:
+    //
+    // forward:  normed = hat * weight + bias
+    // backward: dx = scale * (g - mean(g) - hat * mean(g * hat))
+    //           dweight = sum over pixels of dnormed * hat,  dbias = sum over pixels of dnormed
     void norm_grad(RowBuffer& x, float* dx) {
-        int n = layer.c;
-        std::vector<vec, AlignedAllocator<vec>> dw(n, vec{}), db(n, vec{});
+        int c = layer.c;
+        std::vector<vec, AlignedAllocator<vec>> dweight(c, vec{}), dbias(c, vec{});
         for (long v = 0; v < x.nv; v++) {
-            Mean m = channel_mean(x, n, v);
-            vec mean{}, mean_hat{};
-            for (int c = 0; c < n; c++) {
-                vec hat = (load(x[c] + v * LANES) - m.mu) * m.scale, d = load(dy[c] + v * LANES);
-                dw[c] += d * hat;
-                db[c] += d;
-                mean += d * layer.norm_weight[c];
-                mean_hat += d * layer.norm_weight[c] * hat;
+            NormStatistics s = norm_statistics(x, c, v);
+            vec mean_g{}, mean_g_hat{};
+            for (int i = 0; i < c; i++) {
+                vec hat = (load(x[i] + v * LANES) - s.mean) * s.scale, d = load(dnormed[i] + v * LANES);
+                dweight[i] += d * hat;
+                dbias[i] += d;
+                mean_g += d * layer.norm_weight[i];
+                mean_g_hat += d * layer.norm_weight[i] * hat;
             }
-            mean *= 1.0f / n;
-            mean_hat *= 1.0f / n;
-            for (int c = 0; c < n; c++) {
-                vec hat = (load(x[c] + v * LANES) - m.mu) * m.scale, d = load(dy[c] + v * LANES);
-                store(dy[c] + v * LANES, m.scale * (d * layer.norm_weight[c] - mean - hat * mean_hat));
+            mean_g *= 1.0f / c;
+            mean_g_hat *= 1.0f / c;
+            for (int i = 0; i < c; i++) {
+                vec hat = (load(x[i] + v * LANES) - s.mean) * s.scale, d = load(dnormed[i] + v * LANES);
+                store(dnormed[i] + v * LANES, s.scale * (d * layer.norm_weight[i] - mean_g - hat * mean_g_hat));
             }
         }
-        for (int c = 0; c < n; c++) {
-            grad.norm_weight[c] += sum_lanes(dw[c]);
-            grad.norm_bias[c] += sum_lanes(db[c]);
-            float *out = dx + c * forward.plane, *d = dy[c];
-            for (long i = 0; i < forward.width; i++) out[i] += d[i];
+        for (int i = 0; i < c; i++) {
+            grad.norm_weight[i] += sum_lanes(dweight[i]);
+            grad.norm_bias[i] += sum_lanes(dbias[i]);
+            float *to = dx + i * forward.plane, *from = dnormed[i];
+            for (long p = 0; p < forward.width; p++) to[p] += from[p];
         }
     }
 };

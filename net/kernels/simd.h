@@ -1,4 +1,4 @@
-// Vectors of floats, and the two functions FILM needs of them. GCC's vector types compile to whatever the machine has.
+// Vectors of floats, and the functions FILM needs of them. GCC's vector types compile to whatever the machine has.
 #pragma once
 #include <cmath>
 #include <cstdint>
@@ -12,6 +12,7 @@
 
 namespace film {
 
+// Floats in a vector.
 #ifdef __AVX512F__
 constexpr int LANES = 16;
 #else
@@ -22,6 +23,7 @@ typedef float vec __attribute__((vector_size(4 * LANES)));
 typedef int32_t veci __attribute__((vector_size(4 * LANES)));
 typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
+// load and store accept any address; an aligned one is faster.
 inline vec load(const float* p) { return *(const unaligned_vec*)p; }
 inline void store(float* p, vec v) { *(unaligned_vec*)p = v; }
 inline vec splat(float x) { return x - vec{}; }
@@ -38,10 +40,10 @@ inline float sum_lanes(vec v) {
     return s;
 }
 
-// Vectors that n floats fill, the last one perhaps in part.
+// The number of vectors that hold n floats; the last one may be partly filled.
 inline long vectors(long n) { return (n + LANES - 1) / LANES; }
 
-// Floats that begin at a cache line, so that a vector at a multiple of LANES lies in one.
+// Memory that starts at a cache line (64 bytes), so that a vector at a multiple of LANES never crosses a line.
 template <class T>
 struct AlignedAllocator {
     typedef T value_type;
@@ -59,7 +61,8 @@ struct AlignedAllocator {
 };
 typedef std::vector<float, AlignedAllocator<float>> floats;
 
-// Large buffers that are written before they are read: zeroing them first would cost as much as filling them.
+// Uninitialised memory, for large buffers that are written before they are read: zeroing them would cost as much as
+// filling them.
 struct unset_floats {
     float* data;
     explicit unset_floats(size_t n) : data(AlignedAllocator<float>().allocate(n)) {}
@@ -69,14 +72,15 @@ struct unset_floats {
     const float& operator[](size_t i) const { return data[i]; }
 };
 
-// exp(x) for x <= 0: 2^n times a polynomial on [-ln2/2, ln2/2], 1 + r + ..., relative minimax of degree 5; relative
-// error below 2e-7. Below -87 it stays at exp(-87), about 1e-38.
+// exp(x) for x <= 0, with a relative error below 2e-7. Below -87 the result stays at exp(-87), about 1e-38.
+// x = n ln2 + r with |r| <= ln2/2, so exp(x) = 2^n exp(r); exp(r) is a polynomial of degree 5 (minimax in the relative
+// error, its first two coefficients fixed at 1).
 inline vec exp_negative(vec x) {
     const float log2e = 1.44269504088896341f, ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
-    vec floor_at = splat(-87.0f);
-    x = x < floor_at ? floor_at : x;
-    // Conversion cuts towards zero, so that for these x it rounds. (Adding and subtracting 1.5 * 2^23 would round
-    // too, but -Ofast may cancel the two.)
+    vec lowest = splat(-87.0f);
+    x = x < lowest ? lowest : x;
+    // The conversion truncates towards zero; for x <= 0, subtracting 0.5 first makes it round to nearest. (Adding and
+    // subtracting 1.5 * 2^23 would round too, but -Ofast may cancel the two.)
     veci n = __builtin_convertvector(x * log2e - 0.5f, veci);
     vec nf = __builtin_convertvector(n, vec);
     vec r = x - nf * ln2_high;
@@ -87,13 +91,13 @@ inline vec exp_negative(vec x) {
     p = p * r + 0.49999231f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
-    veci bits = (n + 127) << 23;
+    veci bits = (n + 127) << 23;  // the float 2^n: its exponent field is n + 127
     vec power;
     std::memcpy(&power, &bits, sizeof power);
     return p * power;
 }
 
-// 1 / x within a unit in the last place: an estimate of 14 bits and a Newton step, where there is one.
+// 1 / x to within one unit in the last place. AVX-512 has an estimate of 14 bits; one Newton step refines it.
 inline vec reciprocal(vec x) {
 #ifdef __AVX512F__
     vec r = (vec)_mm512_rcp14_ps((__m512)x);
@@ -103,14 +107,14 @@ inline vec reciprocal(vec x) {
 #endif
 }
 
-// The normal distribution at x: `tail` Phi(-|x|) and `density` phi(x).
-// Phi(-|x|) = exp(-x^2/2) t P(t), t = 1 / (1 + 0.4 |x|), P a polynomial of degree 5 fitted to scipy.special.erfcx in
-// float64, so that |x| Phi(-|x|) has the least largest error, 3e-8.
+inline vec magnitude(vec x) { return x < 0.0f ? -x : x; }
+
+// The standard normal distribution at x: `tail` is Phi(-|x|), `density` is phi(x).
+// Phi(-|x|) = exp(-x^2/2) t P(t) with t = 1 / (1 + 0.4 |x|). P is a polynomial of degree 5, fitted to
+// scipy.special.erfcx in float64 so that the largest error of |x| Phi(-|x|) is smallest: 3e-8.
 struct Normal {
     vec tail, density;
 };
-
-inline vec magnitude(vec x) { return x < 0.0f ? -x : x; }
 
 inline Normal normal(vec x) {
     vec t = reciprocal(1.0f + 0.4f * magnitude(x));
@@ -124,7 +128,8 @@ inline Normal normal(vec x) {
     return {p * t * e, 0.3989422804f * e};
 }
 
-// GELU(x) = x Phi(x) = max(x, 0) - |x| Phi(-|x|), within 3e-7, and its slope Phi(x) + x phi(x).
+// forward:  gelu(x)  = x Phi(x) = max(x, 0) - |x| Phi(-|x|), absolute error below 3e-7
+// backward: gelu'(x) = Phi(x) + x phi(x), because phi is the derivative of Phi
 inline vec gelu(vec x, Normal n) { return (x > 0.0f ? x : vec{}) - magnitude(x) * n.tail; }
 inline vec gelu_slope(vec x, Normal n) { return (x < 0.0f ? n.tail : 1.0f - n.tail) + x * n.density; }
 

@@ -1,4 +1,19 @@
-// Text attention pooled over its queries: text positions ask, image tokens answer, the answers are averaged.
+// Text cross-attention, averaged over its queries: text positions are the queries, image tokens are keys and values. As
+// torch.nn.MultiheadAttention computes it, followed by a mean over the queries. derivations.md derives both passes.
+//
+// Per image and head, for the queries l and the tokens m, with scale = 1 / sqrt(dim):
+//
+//     q_l = scale (Wq text_l + bq),  k_m = Wk token_m      the head's rows of Wq and Wk
+//     S[l][m] = q_l k_m
+//     P[l][m] = softmax over m of S[l][m]
+//     mean[m] = mean over l of P[l][m]
+//     pooled = sum over m of mean[m] token_m               (embed)
+//     values[j] = Wv[j] pooled + bv[j]                     for the head's rows j of Wv
+// and then, for all heads together,
+//     y = Wo values + bo
+//
+// The mean over the queries is taken before the value and output projections, which are linear: they see one vector per
+// head instead of every token or every query.
 #pragma once
 # include "gemm.h"
 # include "rows.h"
@@ -7,210 +22,223 @@ namespace film {
 
 struct TextShape {
     long batch, queries, tokens;
-    int width, heads;
-    int dim() const { return width / heads; }
+    int embed, heads;  // embed: width of text positions and tokens
+    int dim() const { return embed / heads; }
 };
 
 struct TextWeights {
-    const float *in_weight, *in_bias, *out_weight, *out_bias;
-    const float* query(int e) const { return in_weight; }
-    const float* key(int e) const { return in_weight + (long)e * e; }
-    const float* value(int e) const { return in_weight + 2L * e * e; }
+    const float *in_weight, *in_bias, *out_weight, *out_bias;  // (3 embed, embed), (3 embed), (embed, embed), (embed)
+    const float* query(int embed) const { return in_weight; }
+    const float* key(int embed) const { return in_weight + (long)embed * embed; }
+    const float* value(int embed) const { return in_weight + 2L * embed * embed; }
 };
 
-// Tokens handled at a time: their keys for one head and their scores fit the second-level cache; a whole number
-// of tiles.
-constexpr long BLOCK = 576;
+// Tokens that are processed at a time: their keys of one head and their scores fit the second-level cache. A multiple
+// of TILE vectors.
+constexpr long TOKEN_CHUNK = 576;
 
-// Rows that fill whole vectors, as `outer_add` reads them: the matrix itself where they do, else a copy with zeros.
-struct WholeRows {
+// A matrix (rows, columns) whose rows fill complete vectors, as outer_add reads them: the array itself if they do,
+// otherwise a copy padded with zeros.
+struct PaddedRows {
     long ld;
     floats copy;
     const float* p;
 
-    WholeRows(const float* a, long count, long width) : ld(vectors(width) * LANES), p(a) {
-        if (ld == width) return;
-        copy.resize(count * ld);
-        for (long i = 0; i < count; i++) std::memcpy(&copy[i * ld], a + i * width, width * sizeof(float));
+    PaddedRows(const float* from, long rows, long columns) : ld(vectors(columns) * LANES), p(from) {
+        if (ld == columns) return;
+        copy.resize(rows * ld);
+        for (long i = 0; i < rows; i++) std::memcpy(&copy[i * ld], from + i * columns, columns * sizeof(float));
         p = copy.data();
     }
-    WholeRows(const WholeRows&) = delete;
+    PaddedRows(const PaddedRows&) = delete;
     const float* operator[](long row) const { return p + row * ld; }
 };
 
-// What one image's attention needs of the whole: scaled queries and keys, transposed (channels in rows).
+// The scaled queries and the keys of one image, transposed: a row for each of the `embed` channels.
 struct QueriesAndKeys {
-    long ldq, ldk;
-    floats q;        // (width, ldq)
-    unset_floats k;  // (width, ldk)
+    long ldq, ldk;   // of complete vectors; ldk of an odd number, as in RowBuffer
+    floats q;        // (embed, ldq)
+    unset_floats k;  // (embed, ldk)
 
     QueriesAndKeys(const TextShape& s)
-        : ldq(vectors(s.queries) * LANES), ldk((vectors(s.tokens) | 1) * LANES), q(s.width * ldq), k(s.width * ldk) {}
+        : ldq(vectors(s.queries) * LANES), ldk((vectors(s.tokens) | 1) * LANES), q(s.embed * ldq), k(s.embed * ldk) {}
 
-    // text (queries, width), tokens (tokens, width). The keys' bias shifts all scores of a query alike, which the
-    // softmax does not see: it is left out.
-    void project(const TextShape& s, const TextWeights& w, const float* text, const float* tokens) {
-        const int e = s.width;
+    // text (queries, embed), tokens (tokens, embed). The keys' bias is left out: it adds the same number to all scores
+    // of a query, which does not change the softmax. Its gradient is zero.
+    void project(const TextShape& s, const TextWeights& weights, const float* text, const float* tokens) {
+        const int embed = s.embed;
         const float scale = 1.0f / std::sqrt((float)s.dim());
-        floats turned(e * ldq);
-        transpose(text, e, s.queries, e, turned.data(), ldq);
-        Packed query(w.query(e), e, e, e), key(w.key(e), e, e, e);
-        gemm(query, Strided{turned.data(), ldq}, s.queries, q.data(), ldq, false, w.in_bias);
-        for (int i = 0; i < e; i++)
-            for (long l = 0; l < ldq; l++) q[i * ldq + l] = l < s.queries ? q[i * ldq + l] * scale : 0.0f;
+        floats text_transposed(embed * ldq);
+        transpose(text, embed, s.queries, embed, text_transposed.data(), ldq);
+        Packed query_weight(weights.query(embed), embed, embed, embed);
+        Packed key_weight(weights.key(embed), embed, embed, embed);
+        gemm(query_weight, Strided{text_transposed.data(), ldq}, s.queries, q.data(), ldq, false, weights.in_bias);
+        for (int i = 0; i < embed; i++)
+            for (long query = 0; query < ldq; query++)
+                q[i * ldq + query] = query < s.queries ? q[i * ldq + query] * scale : 0.0f;
 #pragma omp parallel
         {
-            const long ld = BLOCK + LANES;
-            floats block(e * ld);
+            const long ld = TOKEN_CHUNK + LANES;
+            floats chunk(embed * ld);
 #pragma omp for schedule(static)
-            for (long t = 0; t < s.tokens; t += BLOCK) {
-                long n = std::min(BLOCK, s.tokens - t);
-                transpose(tokens + t * e, e, n, e, block.data(), ld);
-                gemm(key, Strided{block.data(), ld}, n, &k[t], ldk);
+            for (long start = 0; start < s.tokens; start += TOKEN_CHUNK) {
+                long n = std::min(TOKEN_CHUNK, s.tokens - start);
+                transpose(tokens + start * embed, embed, n, embed, chunk.data(), ld);
+                gemm(key_weight, Strided{chunk.data(), ld}, n, &k[start], ldk);
             }
         }
     }
 };
 
-// One head's attention for some of the queries, in rows: exp(score - top of its block), and per block and query the
-// weight that makes it a probability.
+// The attention P of one head for some of the queries, in two factors: with the chunk that holds the token,
+//
+//     P[query][token] = exps[query][token] * weight[query][chunk]
+//     exps = exp(score - highest score of the chunk)
+//     weight = exp(highest of the chunk - highest of all) / sum over all tokens of exp(score - highest of all)
+//
+// So a chunk of scores is exponentiated while it is in the cache, before the highest score of all is known.
 struct HeadAttention {
-    long blocks, ld;
-    unset_floats e;              // (room, ld)
-    std::vector<double> weight;  // (room, blocks)
+    long chunks, ld;
+    unset_floats exps;           // (room, ld)
+    std::vector<double> weight;  // (room, chunks)
 
-    // For up to `room` queries at a time.
+    // Has room for so many queries.
     HeadAttention(const TextShape& s, long room)
-        : blocks((s.tokens + BLOCK - 1) / BLOCK), ld((vectors(s.tokens) | 1) * LANES), e(room * ld),
-          weight(room * blocks) {}
+        : chunks((s.tokens + TOKEN_CHUNK - 1) / TOKEN_CHUNK), ld((vectors(s.tokens) | 1) * LANES), exps(room * ld),
+          weight(room * chunks) {}
 
-    void compute(const TextShape& s, const QueriesAndKeys& qk, int head, long first, long count) {
-        const int d = s.dim();
-        // A panel of queries at a time, so that its scores are still in the first-level cache when exp needs them.
+    void compute(const TextShape& s, const QueriesAndKeys& qk, int head, long first_query, long count) {
+        const int dim = s.dim();
+        // A panel of queries at a time: its scores are still in the first-level cache when they are exponentiated.
         std::vector<Packed> panels;
-        for (long l = 0; l < count; l += PANEL)
+        for (long i = 0; i < count; i += PANEL)
             panels.emplace_back(
-                &qk.q[(long)head * d * qk.ldq + first + l], (int)std::min<long>(PANEL, count - l), d, qk.ldq, true
+                &qk.q[(long)head * dim * qk.ldq + first_query + i], (int)std::min<long>(PANEL, count - i), dim, qk.ldq,
+                true
             );
-        std::vector<double> tops(count * blocks);
-        for (long b = 0; b < blocks; b++) {
-            const long t = b * BLOCK, n = std::min(BLOCK, s.tokens - t);
+        std::vector<double> tops(count * chunks);
+        for (long chunk = 0; chunk < chunks; chunk++) {
+            const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
             for (size_t p = 0; p < panels.size(); p++) {
-                float* rows = &e[p * PANEL * ld + t];
-                gemm(panels[p], Strided{&qk.k[(long)head * d * qk.ldk + t], qk.ldk}, n, rows, ld);
-                for (int i = 0; i < panels[p].m; i++) {
-                    const long at = (p * PANEL + i) * blocks + b;
+                float* rows = &exps[p * PANEL * ld + start];
+                gemm(panels[p], Strided{&qk.k[(long)head * dim * qk.ldk + start], qk.ldk}, n, rows, ld);
+                for (int i = 0; i < panels[p].rows; i++) {
+                    const long at = (p * PANEL + i) * chunks + chunk;
                     tops[at] = exponentiate(rows + i * ld, n, weight[at]);
                 }
             }
         }
-        for (long l = 0; l < count; l++) {
-            double *to_top = &tops[l * blocks], *w = &weight[l * blocks], sum = 0;
-            const double top = *std::max_element(to_top, to_top + blocks);
-            for (long b = 0; b < blocks; b++) sum += w[b] * (to_top[b] = std::exp(to_top[b] - top));
-            for (long b = 0; b < blocks; b++) w[b] = to_top[b] / sum;
+        for (long query = 0; query < count; query++) {
+            double *factor = &tops[query * chunks], *w = &weight[query * chunks], sum = 0;
+            const double top = *std::max_element(factor, factor + chunks);
+            for (long chunk = 0; chunk < chunks; chunk++)
+                sum += w[chunk] * (factor[chunk] = std::exp(factor[chunk] - top));
+            for (long chunk = 0; chunk < chunks; chunk++) w[chunk] = factor[chunk] / sum;
         }
     }
 
-    // row = exp(row - its highest value), zero behind its n values; gives the highest, and the sum in `total`.
+    // row = exp(row - its highest value) for n values, zeros after them to the end of the vector. Returns the highest
+    // value; `total` becomes the sum of the row.
     static float exponentiate(float* row, long n, double& total) {
-        const long whole = n / LANES, end = vectors(n) * LANES;
+        const long complete = n / LANES, end = vectors(n) * LANES;
         float highest = row[0];
-        for (long i = whole * LANES; i < n; i++) highest = std::max(highest, row[i]);
+        for (long i = complete * LANES; i < n; i++) highest = std::max(highest, row[i]);
         vec top = splat(highest), sum{};
-        for (long v = 0; v < whole; v++) {
+        for (long v = 0; v < complete; v++) {
             vec x = load(row + v * LANES);
             top = x > top ? x : top;
         }
         highest = max_lanes(top);
-        for (long v = 0; v < whole; v++) {
+        for (long v = 0; v < complete; v++) {
             vec x = exp_negative(load(row + v * LANES) - highest);
             store(row + v * LANES, x);
             sum += x;
         }
         total = sum_lanes(sum);
-        for (long i = whole * LANES; i < end; i++) total += row[i] = i < n ? std::exp(row[i] - highest) : 0.0f;
+        for (long i = complete * LANES; i < end; i++) total += row[i] = i < n ? std::exp(row[i] - highest) : 0.0f;
         return highest;
     }
 
-    // mean[tokens] += what the `count` queries add to the mean over all of them; a panel of rows is read at once
+    // mean[token] += sum over the `count` queries of P[query][token] / queries. Reads a panel of rows at a time.
     void add_mean(const TextShape& s, long count, float* mean) const {
-        for (long b = 0; b < blocks; b++) {
-            const long t = b * BLOCK, n = std::min(BLOCK, s.tokens - t);
-            for (long p = 0; p < count; p += PANEL) {
+        for (long chunk = 0; chunk < chunks; chunk++) {
+            const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
+            for (long first = 0; first < count; first += PANEL) {
                 float w[PANEL];
                 const float* rows[PANEL];
                 for (long i = 0; i < PANEL; i++) {
-                    const long l = std::min(p + i, count - 1);
-                    w[i] = p + i < count ? (float)(weight[l * blocks + b] / s.queries) : 0.0f;
-                    rows[i] = &e[l * ld + t];
+                    const long query = std::min(first + i, count - 1);
+                    w[i] = first + i < count ? (float)(weight[query * chunks + chunk] / s.queries) : 0.0f;
+                    rows[i] = &exps[query * ld + start];
                 }
                 for (long v = 0; v < vectors(n); v++) {
-                    vec m = load(mean + t + v * LANES);
+                    vec sum = load(mean + start + v * LANES);
 #pragma GCC unroll 8
-                    for (int i = 0; i < PANEL; i++) m += w[i] * load(rows[i] + v * LANES);
-                    store(mean + t + v * LANES, m);
+                    for (int i = 0; i < PANEL; i++) sum += w[i] * load(rows[i] + v * LANES);
+                    store(mean + start + v * LANES, sum);
                 }
             }
         }
     }
 };
 
-// What the small projections behind the attention need, in double: pooled (heads, width), values (width).
+// The pooled tokens (heads, embed) = mean tokens, and their values (embed), in double.
 struct Pooled {
     std::vector<double> tokens, values;
 
-    Pooled(const TextShape& s, const TextWeights& w, const WholeRows& rows, const floats& mean, long ldm)
-        : tokens((long)s.heads * s.width), values(s.width) {
-        // One partial sum a thread, joined in the order of the threads: the same sum every time.
+    // mean (heads, ldm)
+    Pooled(const TextShape& s, const TextWeights& weights, const PaddedRows& rows, const floats& mean, long ldm)
+        : tokens((long)s.heads * s.embed), values(s.embed) {
+        // One partial sum per thread, added in the order of the threads: the same sum in every run.
         std::vector<std::vector<double>> parts(omp_get_max_threads(), tokens);
 #pragma omp parallel
         {
             std::vector<double>& part = parts[omp_get_thread_num()];
 #pragma omp for schedule(static)
-            for (long t = 0; t < s.tokens; t += BLOCK)
+            for (long start = 0; start < s.tokens; start += TOKEN_CHUNK)
                 outer_add(
-                    &mean[t], ldm, s.heads, std::min(BLOCK, s.tokens - t), rows[t], rows.ld, s.width, part.data()
+                    &mean[start], ldm, s.heads, std::min(TOKEN_CHUNK, s.tokens - start), rows[start], rows.ld, s.embed,
+                    part.data()
                 );
         }
         for (auto& part : parts) add_to(tokens, part);
-        for (int j = 0; j < s.width; j++) {
-            values[j] = w.in_bias[2 * s.width + j];
-            for (int i = 0; i < s.width; i++)
-                values[j] += w.value(s.width)[(long)j * s.width + i] * tokens[(long)(j / s.dim()) * s.width + i];
+        for (int j = 0; j < s.embed; j++) {
+            values[j] = weights.in_bias[2 * s.embed + j];
+            for (int i = 0; i < s.embed; i++)
+                values[j] += weights.value(s.embed)[(long)j * s.embed + i] * tokens[(long)(j / s.dim()) * s.embed + i];
         }
     }
 };
 
-// out (batch, 1, width); text (batch, queries, width), tokens (batch, tokens, width), weights as in
-// torch.nn.MultiheadAttention.
+// text (batch, queries, embed), tokens (batch, tokens, embed) -> y (batch, 1, embed)
 inline void pooled_text_attention(
-    const TextShape& s, const TextWeights& w, const float* text, const float* tokens, float* out
+    const TextShape& s, const TextWeights& weights, const float* text, const float* tokens, float* y
 ) {
     const long ldm = vectors(s.tokens) * LANES;
     QueriesAndKeys qk(s);
     floats mean(s.heads * ldm);
     for (long b = 0; b < s.batch; b++) {
-        const float* image_tokens = tokens + b * s.tokens * s.width;
+        const float* image_tokens = tokens + b * s.tokens * s.embed;
         std::fill(mean.begin(), mean.end(), 0.0f);
-        qk.project(s, w, text + b * s.queries * s.width, image_tokens);
+        qk.project(s, weights, text + b * s.queries * s.embed, image_tokens);
 #pragma omp parallel
         {
-            // A panel at a time: its scores for all tokens stay in the second-level cache until they are averaged.
+            // A panel of queries at a time: its scores for all tokens stay in the second-level cache until they are
+            // averaged.
             HeadAttention attention(s, PANEL);
 #pragma omp for schedule(dynamic)
-            for (int h = 0; h < s.heads; h++)
-                for (long l = 0; l < s.queries; l += PANEL) {
-                    const long count = std::min<long>(PANEL, s.queries - l);
-                    attention.compute(s, qk, h, l, count);
-                    attention.add_mean(s, count, &mean[h * ldm]);
+            for (int head = 0; head < s.heads; head++)
+                for (long query = 0; query < s.queries; query += PANEL) {
+                    const long count = std::min<long>(PANEL, s.queries - query);
+                    attention.compute(s, qk, head, query, count);
+                    attention.add_mean(s, count, &mean[head * ldm]);
                 }
         }
-        Pooled pooled(s, w, WholeRows(image_tokens, s.tokens, s.width), mean, ldm);
-        for (int o = 0; o < s.width; o++) {
-            double sum = w.out_bias[o];
-            for (int i = 0; i < s.width; i++) sum += w.out_weight[(long)o * s.width + i] * pooled.values[i];
-            out[b * s.width + o] = (float)sum;
+        Pooled pooled(s, weights, PaddedRows(image_tokens, s.tokens, s.embed), mean, ldm);
+        for (int o = 0; o < s.embed; o++) {
+            double sum = weights.out_bias[o];
+            for (int i = 0; i < s.embed; i++) sum += weights.out_weight[(long)o * s.embed + i] * pooled.values[i];
+            y[b * s.embed + o] = (float)sum;
         }
     }
 }
@@ -219,124 +247,155 @@ struct TextGrads {
     float *text, *tokens, *in_weight, *in_bias, *out_weight, *out_bias;
 };
 
+// dy (batch, 1, embed). The attention is computed again, all queries of a head at a time.
+//
+// forward:  y = Wo values + bo
+// backward: dWo = dy values^T,  dbo = dy,  dvalues = Wo^T dy
+// forward:  values[j] = Wv[j] pooled + bv[j]
+// backward: dWv[j] = dvalues[j] pooled^T,  dbv = dvalues,  dpooled = sum over the head's j of dvalues[j] Wv[j]
+// forward:  pooled = sum over m of mean[m] token_m
+// backward: dmean[m] = dpooled token_m,  dtoken_m += mean[m] dpooled
+// forward:  mean[m] = sum over l of P[l][m] / queries,  P[l] = softmax of S[l]
+// backward: dS[l][m] = P[l][m] / queries (dmean[m] - sum over m of P[l][m] dmean[m])
+// forward:  S[l][m] = q_l k_m
+// backward: dq_l = scale (sum over m of dS[l][m] k_m),  dk_m = sum over l of dS[l][m] q_l
+// forward:  q_l = scale (Wq text_l + bq),  k_m = Wk token_m
+// backward: dWq = sum over l of dq_l text_l^T,  dbq = sum over l of dq_l,  dtext_l = Wq^T dq_l    (dq_l has the scale)
+//           dWk = sum over m of dk_m token_m^T,  dtoken_m += Wk^T dk_m
 inline void pooled_text_attention_backward(
-    const TextShape& s, const TextWeights& w, const float* text, const float* tokens, const float* dout, TextGrads grads
+    const TextShape& s, const TextWeights& weights, const float* text, const float* tokens, const float* dy,
+    TextGrads grads
 ) {
-    const int e = s.width, d = s.dim();
+    const int embed = s.embed, dim = s.dim();
     const long ldm = vectors(s.tokens) * LANES;
-    const float scale = 1.0f / std::sqrt((float)d);
+    const float scale = 1.0f / std::sqrt((float)dim);
     QueriesAndKeys qk(s);
-    floats mean(s.heads * ldm), dmean(s.heads * ldm), dk(e * qk.ldk), dq(e * qk.ldq);
-    std::vector<double> in_weight(3L * e * e), in_bias(3 * e), out_weight((long)e * e), out_bias(e);
+    floats mean(s.heads * ldm), dmean(s.heads * ldm), dk(embed * qk.ldk), dq(embed * qk.ldq);
+    std::vector<double> in_weight(3L * embed * embed), in_bias(3 * embed);
+    std::vector<double> out_weight((long)embed * embed), out_bias(embed);
     for (long b = 0; b < s.batch; b++) {
-        const float *image_text = text + b * s.queries * e, *image_tokens = tokens + b * s.tokens * e;
-        float* dtokens = grads.tokens + b * s.tokens * e;
-        const float* g = dout + b * e;
+        const float *image_text = text + b * s.queries * embed, *image_tokens = tokens + b * s.tokens * embed;
+        float* dtokens = grads.tokens + b * s.tokens * embed;
+        const float* image_dy = dy + b * embed;
         std::fill(mean.begin(), mean.end(), 0.0f);
-        qk.project(s, w, image_text, image_tokens);
+        qk.project(s, weights, image_text, image_tokens);
 
-        // Behind the pooled tokens everything is a matrix times one vector. Their gradient needs the values' only.
-        std::vector<double> dvalues(e);
-        for (int o = 0; o < e; o++)
-            for (int i = 0; i < e; i++) dvalues[i] += w.out_weight[(long)o * e + i] * (double)g[o];
-        floats dpooled((long)s.heads * e);
-        for (int j = 0; j < e; j++)
-            for (int i = 0; i < e; i++)
-                dpooled[(long)(j / d) * e + i] += (float)(w.value(e)[(long)j * e + i] * dvalues[j]);
+        // From y to the pooled tokens. Needs the weights only, not the attention.
+        std::vector<double> dvalues(embed);
+        for (int o = 0; o < embed; o++)
+            for (int i = 0; i < embed; i++) dvalues[i] += weights.out_weight[(long)o * embed + i] * (double)image_dy[o];
+        floats dpooled((long)s.heads * embed);
+        for (int j = 0; j < embed; j++)
+            for (int i = 0; i < embed; i++)
+                dpooled[(long)(j / dim) * embed + i] += (float)(weights.value(embed)[(long)j * embed + i] * dvalues[j]);
 
         // dmean (heads, tokens) = dpooled tokens^T
-        Packed by_head(dpooled.data(), s.heads, e, e);
+        Packed dpooled_packed(dpooled.data(), s.heads, embed, embed);
 #pragma omp parallel
         {
-            const long ld = BLOCK + LANES;
-            floats block(e * ld), part(PANEL * ld * ((s.heads + PANEL - 1) / PANEL));
+            const long ld = TOKEN_CHUNK + LANES;
+            floats chunk(embed * ld), part(PANEL * ld * ((s.heads + PANEL - 1) / PANEL));
 #pragma omp for schedule(static)
-            for (long t = 0; t < s.tokens; t += BLOCK) {
-                long n = std::min(BLOCK, s.tokens - t);
-                transpose(image_tokens + t * e, e, n, e, block.data(), ld);
-                gemm(by_head, Strided{block.data(), ld}, n, part.data(), ld);
-                for (int h = 0; h < s.heads; h++) std::memcpy(&dmean[h * ldm + t], &part[h * ld], n * sizeof(float));
+            for (long start = 0; start < s.tokens; start += TOKEN_CHUNK) {
+                long n = std::min(TOKEN_CHUNK, s.tokens - start);
+                transpose(image_tokens + start * embed, embed, n, embed, chunk.data(), ld);
+                gemm(dpooled_packed, Strided{chunk.data(), ld}, n, part.data(), ld);
+                for (int head = 0; head < s.heads; head++)
+                    std::memcpy(&dmean[head * ldm + start], &part[head * ld], n * sizeof(float));
             }
         }
+
+        // Through the softmax of each head, to its rows of dq and dk.
 #pragma omp parallel
         {
             HeadAttention attention(s, s.queries);
-            floats keys(s.tokens * vectors(d) * LANES);
+            floats keys(s.tokens * vectors(dim) * LANES);
 #pragma omp for schedule(dynamic)
-            for (int h = 0; h < s.heads; h++) {
-                attention.compute(s, qk, h, 0, s.queries);
-                attention.add_mean(s, s.queries, &mean[h * ldm]);
-                // Softmax backward: ds = p (dmean - sum p dmean) / queries, in place of e.
-                for (long l = 0; l < s.queries; l++) {
+            for (int head = 0; head < s.heads; head++) {
+                attention.compute(s, qk, head, 0, s.queries);
+                attention.add_mean(s, s.queries, &mean[head * ldm]);
+                // dS = P / queries (dmean - along), along = sum over tokens of P dmean. It replaces `exps`.
+                for (long query = 0; query < s.queries; query++) {
                     double along = 0;
-                    for (long block = 0; block < attention.blocks; block++) {
-                        const long t = block * BLOCK, n = std::min(BLOCK, s.tokens - t);
-                        const float *row = &attention.e[l * attention.ld + t], *dm = &dmean[h * ldm + t];
+                    for (long chunk = 0; chunk < attention.chunks; chunk++) {
+                        const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
+                        const float* row = &attention.exps[query * attention.ld + start];
+                        const float* dm = &dmean[head * ldm + start];
                         float sum = 0;
                         for (long i = 0; i < n; i++) sum += row[i] * dm[i];
-                        along += attention.weight[l * attention.blocks + block] * sum;
+                        along += attention.weight[query * attention.chunks + chunk] * sum;
                     }
-                    for (long block = 0; block < attention.blocks; block++) {
-                        const long t = block * BLOCK, n = std::min(BLOCK, s.tokens - t);
-                        const float p = (float)(attention.weight[l * attention.blocks + block] / s.queries), mid = (float)along;
-                        float* row = &attention.e[l * attention.ld + t];
-                        const float* dm = &dmean[h * ldm + t];
-                        for (long i = 0; i < n; i++) row[i] *= p * (dm[i] - mid);
+                    for (long chunk = 0; chunk < attention.chunks; chunk++) {
+                        const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
+                        const float w = (float)(attention.weight[query * attention.chunks + chunk] / s.queries);
+                        const float mid = (float)along;
+                        float* row = &attention.exps[query * attention.ld + start];
+                        const float* dm = &dmean[head * ldm + start];
+                        for (long i = 0; i < n; i++) row[i] *= w * (dm[i] - mid);
                     }
                 }
-                const float* head_keys = &qk.k[(long)h * d * qk.ldk];
-                const long ld = vectors(d) * LANES;
-                transpose(head_keys, qk.ldk, d, s.tokens, keys.data(), ld);
-                std::vector<double> dq_head(s.queries * d);
-                for (long t = 0; t < s.tokens; t += BLOCK)
+                // dq = scale dS k and dk = dS^T q
+                const float* head_keys = &qk.k[(long)head * dim * qk.ldk];
+                const long ld = vectors(dim) * LANES;
+                transpose(head_keys, qk.ldk, dim, s.tokens, keys.data(), ld);
+                std::vector<double> dq_head(s.queries * dim);
+                for (long start = 0; start < s.tokens; start += TOKEN_CHUNK)
                     outer_add(
-                        &attention.e[t], attention.ld, s.queries, std::min(BLOCK, s.tokens - t), &keys[t * ld], ld, d,
-                        dq_head.data()
+                        &attention.exps[start], attention.ld, s.queries, std::min(TOKEN_CHUNK, s.tokens - start),
+                        &keys[start * ld], ld, dim, dq_head.data()
                     );
-                for (long l = 0; l < s.queries; l++)
-                    for (int i = 0; i < d; i++) dq[(h * d + i) * qk.ldq + l] = (float)dq_head[l * d + i] * scale;
-                Packed query(&qk.q[(long)h * d * qk.ldq], d, s.queries, qk.ldq);
-                gemm(query, Strided{attention.e.data, attention.ld}, s.tokens, &dk[(long)h * d * qk.ldk], qk.ldk);
-            }
-        }
-        const WholeRows token_rows(image_tokens, s.tokens, e), text_rows(image_text, s.queries, e);
-        Pooled pooled(s, w, token_rows, mean, ldm);
-        for (int j = 0; j < e; j++) {
-            in_bias[2 * e + j] += dvalues[j];
-            out_bias[j] += g[j];
-            for (int i = 0; i < e; i++) {
-                in_weight[(2L * e + j) * e + i] += dvalues[j] * pooled.tokens[(long)(j / d) * e + i];
-                out_weight[(long)j * e + i] += g[j] * pooled.values[i];
+                for (long query = 0; query < s.queries; query++)
+                    for (int i = 0; i < dim; i++)
+                        dq[(head * dim + i) * qk.ldq + query] = (float)dq_head[query * dim + i] * scale;
+                Packed head_queries(&qk.q[(long)head * dim * qk.ldq], dim, s.queries, qk.ldq);
+                gemm(
+                    head_queries, Strided{attention.exps.data, attention.ld}, s.tokens, &dk[(long)head * dim * qk.ldk],
+                    qk.ldk
+                );
             }
         }
 
-        // Through the keys and through the pooled tokens, back to the tokens.
-        Packed key_back(w.key(e), e, e, e, true), pooled_back(dpooled.data(), e, s.heads, e, true);
-        std::vector<std::vector<double>> dkey(omp_get_max_threads(), std::vector<double>((long)e * e));
+        // The value and output projections' weights, for which the mean is needed.
+        const PaddedRows token_rows(image_tokens, s.tokens, embed), text_rows(image_text, s.queries, embed);
+        Pooled pooled(s, weights, token_rows, mean, ldm);
+        for (int j = 0; j < embed; j++) {
+            in_bias[2 * embed + j] += dvalues[j];
+            out_bias[j] += image_dy[j];
+            for (int i = 0; i < embed; i++) {
+                in_weight[(2L * embed + j) * embed + i] += dvalues[j] * pooled.tokens[(long)(j / dim) * embed + i];
+                out_weight[(long)j * embed + i] += image_dy[j] * pooled.values[i];
+            }
+        }
+
+        // To the tokens, through the keys and through the pooled tokens; and the keys' weight.
+        Packed key_transposed(weights.key(embed), embed, embed, embed, true);
+        Packed dpooled_transposed(dpooled.data(), embed, s.heads, embed, true);
+        std::vector<std::vector<double>> dkey(omp_get_max_threads(), std::vector<double>((long)embed * embed));
 #pragma omp parallel
         {
-            const long ld = BLOCK + LANES;
-            floats block(e * ld);
+            const long ld = TOKEN_CHUNK + LANES;
+            floats chunk(embed * ld);
             std::vector<double>& part = dkey[omp_get_thread_num()];
 #pragma omp for schedule(static)
-            for (long t = 0; t < s.tokens; t += BLOCK) {
-                long n = std::min(BLOCK, s.tokens - t);
-                gemm(key_back, Strided{&dk[t], qk.ldk}, n, block.data(), ld);
-                gemm(pooled_back, Strided{&mean[t], ldm}, n, block.data(), ld, true);
-                transpose(block.data(), ld, e, n, dtokens + t * e, e, false);
-                outer_add(&dk[t], qk.ldk, e, n, token_rows[t], token_rows.ld, e, part.data());
+            for (long start = 0; start < s.tokens; start += TOKEN_CHUNK) {
+                long n = std::min(TOKEN_CHUNK, s.tokens - start);
+                gemm(key_transposed, Strided{&dk[start], qk.ldk}, n, chunk.data(), ld);
+                gemm(dpooled_transposed, Strided{&mean[start], ldm}, n, chunk.data(), ld, true);
+                transpose(chunk.data(), ld, embed, n, dtokens + start * embed, embed, false);
+                outer_add(&dk[start], qk.ldk, embed, n, token_rows[start], token_rows.ld, embed, part.data());
             }
         }
         for (auto& part : dkey)
-            for (long i = 0; i < (long)e * e; i++) in_weight[(long)e * e + i] += part[i];
+            for (long i = 0; i < (long)embed * embed; i++) in_weight[(long)embed * embed + i] += part[i];
 
-        // Back to the text: dtext = Wq^T dq, a matrix of text positions.
-        floats dtext(e * qk.ldq);
-        gemm(Packed(w.query(e), e, e, e, true), Strided{dq.data(), qk.ldq}, s.queries, dtext.data(), qk.ldq);
-        transpose(dtext.data(), qk.ldq, e, s.queries, grads.text + b * s.queries * e, e, false);
-        outer_add(dq.data(), qk.ldq, e, s.queries, text_rows[0], text_rows.ld, e, in_weight.data());
-        for (int j = 0; j < e; j++)
-            for (long l = 0; l < s.queries; l++) in_bias[j] += dq[j * qk.ldq + l];
+        // To the text, and the queries' weight and bias.
+        floats dtext(embed * qk.ldq);
+        Packed query_transposed(weights.query(embed), embed, embed, embed, true);
+        gemm(query_transposed, Strided{dq.data(), qk.ldq}, s.queries, dtext.data(), qk.ldq);
+        transpose(dtext.data(), qk.ldq, embed, s.queries, grads.text + b * s.queries * embed, embed, false);
+        outer_add(dq.data(), qk.ldq, embed, s.queries, text_rows[0], text_rows.ld, embed, in_weight.data());
+        for (int j = 0; j < embed; j++)
+            for (long query = 0; query < s.queries; query++) in_bias[j] += dq[j * qk.ldq + query];
     }
     write(in_weight, grads.in_weight);
     write(in_bias, grads.in_bias);
