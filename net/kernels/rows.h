@@ -215,18 +215,16 @@ struct ExpansionGrad {
 // forward:  z[p] = sum over t of w[t] x[p shifted by tap t]
 // backward: dw[t] += sum over p of dz[p] x[p shifted by tap t], here for the pixels of one row
 //
-// The tail of dz is zero. Returns the sum of dz.
-inline float depthwise_row_grad(const ThreeRows& x, int channel, const float* dz, long nv, double* dw) {
+// The tail of dz is zero.
+inline void depthwise_row_grad(const ThreeRows& x, int channel, const float* dz, long nv, double* dw) {
     const float* rows[3] = {(*x.up)[channel], (*x.mid)[channel], (*x.down)[channel]};
-    vec s[9] = {}, all{};
+    vec s[9] = {};
     for (long v = 0; v < nv; v++) {
         vec d = load(dz + v * LANES);
-        all += d;
         for (int i = 0; i < 3; i++)
             for (int j = 0; j < 3; j++) s[i * 3 + j] += d * load(rows[i] + v * LANES + j - 1);
     }
     for (int t = 0; t < 9; t++) dw[t] += sum_lanes(s[t]);
-    return sum_lanes(all);
 }
 
 // The backward pipeline of one thread. It computes the forward rows again and follows them with the gradients:

@@ -1,4 +1,5 @@
-// 3x3 cross-correlations with zero padding 1, of each channel by itself or of all, and their gradients.
+// 3x3 convolutions with zero padding 1, depthwise and dense, and their gradients. ../conv.h and ../rows.h compute the
+// same on the CPU and derive the gradients.
 #pragma once
 # include "launch.cuh"
 
@@ -8,88 +9,102 @@ namespace gpu {
 struct Plane {
     long height, width;
     FILM_BODY long size() const { return height * width; }
-    FILM_BODY bool holds(long y, long x) const { return y >= 0 && y < height && x >= 0 && x < width; }
+    FILM_BODY bool holds(long row, long column) const {
+        return row >= 0 && row < height && column >= 0 && column < width;
+    }
 };
 
-// The 3x3 neighbours of pixel p times the window, summed; `flipped` turns the window by half a turn (the gradient with
-// respect to the input is the correlation of the output's gradient with that).
+// The window's cross-correlation with x at pixel p. With `flipped` the window is rotated by 180 degrees.
 FILM_BODY float correlate(const Plane& plane, const float* x, long p, const float* window, bool flipped) {
-    const long row = p / plane.width, column = p % plane.width;
+    const long p_row = p / plane.width, p_column = p % plane.width;
     float sum = 0;
-    for (int k = 0; k < 9; k++) {
-        const long i = row + k / 3 - 1, j = column + k % 3 - 1;
-        if (plane.holds(i, j)) sum += x[i * plane.width + j] * window[flipped ? 8 - k : k];
+    for (int t = 0; t < 9; t++) {
+        const long row = p_row + t / 3 - 1, column = p_column + t % 3 - 1;
+        if (plane.holds(row, column)) sum += x[row * plane.width + column] * window[flipped ? 8 - t : t];
     }
     return sum;
 }
 
-// sums[k] += g * (neighbour k of pixel p): a pixel's part of the window's gradient.
-FILM_BODY void add_neighbours(const Plane& plane, const float* x, long p, float g, float* sums) {
-    const long row = p / plane.width, column = p % plane.width;
-    for (int k = 0; k < 9; k++) {
-        const long i = row + k / 3 - 1, j = column + k % 3 - 1;
-        if (plane.holds(i, j)) sums[k] += g * x[i * plane.width + j];
+// Pixel p's part of the window's gradient: sums[t] += dy * x[p shifted by tap t], where dy is the gradient at p.
+FILM_BODY void add_window_grad(const Plane& plane, const float* x, long p, float dy, float* sums) {
+    const long p_row = p / plane.width, p_column = p % plane.width;
+    for (int t = 0; t < 9; t++) {
+        const long row = p_row + t / 3 - 1, column = p_column + t % 3 - 1;
+        if (plane.holds(row, column)) sums[t] += dy * x[row * plane.width + column];
     }
 }
 
-// x (b, c, H, W), weight (c, 9) -> y as x. For every element of y.
+// x (b, channels, height, width), weight (channels, 9) -> y as x. For every element of y.
+//
+// forward:  y = correlation of each channel of x with its window
+// backward: dx = correlation of each channel of dy with its window, `flipped`
 struct Depthwise {
     Plane plane;
     long channels;
     const float *x, *weight;
     bool flipped;
     float* y;
-    FILM_BODY void operator()(long i) const {
-        const long image = i / plane.size(), c = image % channels;
-        y[i] = correlate(plane, x + image * plane.size(), i % plane.size(), weight + c * 9, flipped);
+    FILM_BODY void operator()(long index) const {
+        const long start = index / plane.size(), channel = start % channels;  // start: of the plane, in planes
+        y[index] = correlate(plane, x + start * plane.size(), index % plane.size(), weight + channel * 9, flipped);
     }
 };
 
-// Gradient of a channel's window, dweight (c, 9): groups are channels, items the pixels of all images.
+// The gradient of the windows, dweight (channels, 9). Groups are channels, items the pixels of all images.
+//
+// forward:  y[p] = sum over t of w[t] x[p shifted by tap t]
+// backward: dw[t] = sum over p of dy[p] x[p shifted by tap t]
 struct DepthwiseWeights {
     Plane plane;
     long channels;
     const float *x, *dy;
     float* dweight;
-    FILM_BODY void operator()(long c, long item, float* sums) const {
-        const long p = item % plane.size(), start = (item / plane.size() * channels + c) * plane.size();
-        add_neighbours(plane, x + start, p, dy[start + p], sums);
+    FILM_BODY void operator()(long channel, long item, float* sums) const {
+        const long p = item % plane.size(), start = (item / plane.size() * channels + channel) * plane.size();
+        add_window_grad(plane, x + start, p, dy[start + p], sums);
     }
-    FILM_BODY void write(long c, int k, float total) const { dweight[c * 9 + k] = total; }
+    FILM_BODY void write(long channel, int t, float total) const { dweight[channel * 9 + t] = total; }
 };
 
-// x (b, inputs, H, W), weight (outputs, inputs, 9) -> y (b, outputs, H, W). With `backward` x is the gradient of the
-// output and y that of the input: weight is then (inputs, outputs, 9), and its windows are flipped.
+// x (b, inputs, height, width), weight (outputs, inputs, 9) -> y (b, outputs, height, width). For every element of y.
+//
+// forward:  y[o] = sum over i of the correlation of x[i] with W[o][i]
+// backward: dx[i] = sum over o of the correlation of dy[o] with W[o][i], flipped
+//
+// With `backward`, x is dy and y is dx: `inputs` are then the channels of dy, and weight is (inputs, outputs, 9).
 struct Conv3x3 {
     Plane plane;
     long inputs, outputs;
     const float *x, *weight;
     bool backward;
     float* y;
-    FILM_BODY void operator()(long i) const {
-        const long p = i % plane.size(), image = i / plane.size() / outputs, o = i / plane.size() % outputs;
+    FILM_BODY void operator()(long index) const {
+        const long p = index % plane.size(), b = index / plane.size() / outputs, o = index / plane.size() % outputs;
         float sum = 0;
-        for (long c = 0; c < inputs; c++) {
-            const float* window = weight + 9 * (backward ? c * outputs + o : o * inputs + c);
-            sum += correlate(plane, x + (image * inputs + c) * plane.size(), p, window, backward);
+        for (long i = 0; i < inputs; i++) {
+            const float* window = weight + 9 * (backward ? i * outputs + o : o * inputs + i);
+            sum += correlate(plane, x + (b * inputs + i) * plane.size(), p, window, backward);
         }
-        y[i] = sum;
+        y[index] = sum;
     }
 };
 
-// Gradient of the windows, dweight (outputs, inputs, 9): groups are pairs (output, input) of channels, items the pixels
-// of all images.
+// The gradient of the windows, dweight (outputs, inputs, 9). Groups are pairs (o, i) of channels, items the pixels of
+// all images.
+//
+// forward:  y[o][p] = sum over i, t of W[o][i][t] x[i][p shifted by tap t]
+// backward: dW[o][i][t] = sum over p of dy[o][p] x[i][p shifted by tap t]
 struct Conv3x3Weights {
     Plane plane;
     long inputs, outputs;
     const float *x, *dy;
     float* dweight;
     FILM_BODY void operator()(long group, long item, float* sums) const {
-        const long image = item / plane.size(), p = item % plane.size(), o = group / inputs, c = group % inputs;
-        const float g = dy[(image * outputs + o) * plane.size() + p];
-        add_neighbours(plane, x + (image * inputs + c) * plane.size(), p, g, sums);
+        const long b = item / plane.size(), p = item % plane.size(), o = group / inputs, i = group % inputs;
+        const float dy_here = dy[(b * outputs + o) * plane.size() + p];
+        add_window_grad(plane, x + (b * inputs + i) * plane.size(), p, dy_here, sums);
     }
-    FILM_BODY void write(long group, int k, float total) const { dweight[group * 9 + k] = total; }
+    FILM_BODY void write(long group, int t, float total) const { dweight[group * 9 + t] = total; }
 };
 
 }  // namespace gpu

@@ -1,116 +1,133 @@
-// What is computed pixel by pixel: the norm over channels, the gated GELU, nearest resizing.
+// What is computed pixel by pixel: layer norm over channels, the GELU gate, nearest-neighbour resizing. ../rows.h,
+// ../feedforward.h and ../resize.h compute the same on the CPU.
 #pragma once
 # include "launch.cuh"
 
 namespace film {
 namespace gpu {
 
-constexpr float NORM_EPS = 1e-5f;
+// As in ../rows.h, which these files cannot include: it needs the CPU's vectors.
+constexpr float LAYER_NORM_EPS = 1e-5f;
 
-// Where pixel i of a (b, c, H, W) array has its first channel; the next one is `plane` further.
-FILM_BODY long first_channel(long i, long channels, long plane) { return i / plane * channels * plane + i % plane; }
+// The index of a pixel's first channel in an array (b, channels, height, width); its next channel is `plane` further.
+FILM_BODY long first_channel(long pixel, long channels, long plane) {
+    return pixel / plane * channels * plane + pixel % plane;
+}
 
-// x (b, c, H, W), weight and bias (c) -> y as x. One pixel a call.
+// x (b, channels, height, width), weight and bias (channels) -> y as x. For every pixel of every image:
+// y = (x - mean) * scale * weight + bias, with scale = 1 / sqrt(variance + LAYER_NORM_EPS).
 struct LayerNorm {
     long channels, plane;
     const float *x, *weight, *bias;
     float* y;
-    FILM_BODY void operator()(long i) const {
-        const long start = first_channel(i, channels, plane);
-        float mean = 0, square = 0;
-        for (long c = 0; c < channels; c++) mean += x[start + c * plane];
+    FILM_BODY void operator()(long pixel) const {
+        const long start = first_channel(pixel, channels, plane);
+        float mean = 0, squares = 0;
+        for (long i = 0; i < channels; i++) mean += x[start + i * plane];
         mean /= channels;
-        for (long c = 0; c < channels; c++) {
-            const float centred = x[start + c * plane] - mean;
-            square += centred * centred;
+        for (long i = 0; i < channels; i++) {
+            const float centred = x[start + i * plane] - mean;
+            squares += centred * centred;
         }
-        const float scale = 1 / sqrtf(square / channels + NORM_EPS);
-        for (long c = 0; c < channels; c++) {
-            const long at = start + c * plane;
-            y[at] = (x[at] - mean) * scale * weight[c] + bias[c];
+        const float scale = 1 / sqrtf(squares / channels + LAYER_NORM_EPS);
+        for (long i = 0; i < channels; i++) {
+            const long at = start + i * plane;
+            y[at] = (x[at] - mean) * scale * weight[i] + bias[i];
         }
     }
 };
 
-// The gradient of x, and mean and scale of every pixel (2, pixels) for LayerNormWeights.
+// For every pixel: dx, and `statistics` (2, pixels), its mean and scale, for LayerNormWeights. With hat = (x - mean) *
+// scale, means over the channels, and g = dy * weight:
+//
+// forward:  y = hat * weight + bias
+// backward: dx = scale * (g - mean(g) - hat * mean(g * hat))
+//              = scale * (g - mean(g) - (x - mean) * scale^2 * mean(g * (x - mean)))
 struct LayerNormBackward {
     long channels, plane, pixels;
     const float *x, *weight, *dy;
     float *dx, *statistics;
-    FILM_BODY void operator()(long i) const {
-        const long start = first_channel(i, channels, plane);
-        float mean = 0, square = 0, of_g = 0, of_gx = 0;
-        for (long c = 0; c < channels; c++) mean += x[start + c * plane];
+    FILM_BODY void operator()(long pixel) const {
+        const long start = first_channel(pixel, channels, plane);
+        float mean = 0, squares = 0, sum_g = 0, sum_gx = 0;
+        for (long i = 0; i < channels; i++) mean += x[start + i * plane];
         mean /= channels;
-        for (long c = 0; c < channels; c++) {
-            const long at = start + c * plane;
-            const float centred = x[at] - mean, g = dy[at] * weight[c];
-            square += centred * centred;
-            of_g += g;
-            of_gx += g * centred;
+        for (long i = 0; i < channels; i++) {
+            const long at = start + i * plane;
+            const float centred = x[at] - mean, g = dy[at] * weight[i];
+            squares += centred * centred;
+            sum_g += g;
+            sum_gx += g * centred;
         }
-        const float scale = 1 / sqrtf(square / channels + NORM_EPS);
-        const float of_mean = of_g / channels, of_scale = scale * scale * of_gx / channels;
-        for (long c = 0; c < channels; c++) {
-            const long at = start + c * plane;
-            dx[at] = scale * (dy[at] * weight[c] - of_mean - (x[at] - mean) * of_scale);
+        const float scale = 1 / sqrtf(squares / channels + LAYER_NORM_EPS);
+        const float mean_g = sum_g / channels, along = scale * scale * sum_gx / channels;
+        for (long i = 0; i < channels; i++) {
+            const long at = start + i * plane;
+            dx[at] = scale * (dy[at] * weight[i] - mean_g - (x[at] - mean) * along);
         }
-        statistics[i] = mean;
-        statistics[pixels + i] = scale;
+        statistics[pixel] = mean;
+        statistics[pixels + pixel] = scale;
     }
 };
 
-// Gradients of weight (sum 0) and bias (sum 1): groups are channels, items the pixels of all images.
+// Groups are channels, items the pixels of all images.
+//
+// forward:  y = hat * weight + bias
+// backward: dweight = sum over pixels of dy * hat (sum 0),  dbias = sum over pixels of dy (sum 1)
 struct LayerNormWeights {
     long channels, plane, pixels;
     const float *x, *dy, *statistics;
     float *dweight, *dbias;
-    FILM_BODY void operator()(long c, long i, float* sums) const {
-        const long at = first_channel(i, channels, plane) + c * plane;
-        sums[0] += dy[at] * (x[at] - statistics[i]) * statistics[pixels + i];
+    FILM_BODY void operator()(long channel, long pixel, float* sums) const {
+        const long at = first_channel(pixel, channels, plane) + channel * plane;
+        sums[0] += dy[at] * (x[at] - statistics[pixel]) * statistics[pixels + pixel];
         sums[1] += dy[at];
     }
-    FILM_BODY void write(long c, int k, float total) const { (k == 0 ? dweight : dbias)[c] = total; }
+    FILM_BODY void write(long channel, int k, float total) const { (k == 0 ? dweight : dbias)[channel] = total; }
 };
 
+// Phi(z), the distribution function of the standard normal distribution.
 FILM_BODY float normal_below(float z) { return 0.5f * (1 + erff(z * 0.70710678f)); }
 
-// Halves x1, x2 of x (b, 2 half) -> y (b, half) = gelu(x1) * x2. For every element of y.
+// Halves z1, z2 of z (b, 2 half) -> y (b, half) = gelu(z1) * z2, gelu(z) = z Phi(z). For every element of y; `half` is
+// half the size of an image's z.
 struct GatedGelu {
     long half;
-    const float* x;
+    const float* z;
     float* y;
-    FILM_BODY void operator()(long i) const {
-        const long at = i + i / half * half;
-        y[i] = x[at] * normal_below(x[at]) * x[at + half];
+    FILM_BODY void operator()(long index) const {
+        const long at = index + index / half * half;
+        y[index] = z[at] * normal_below(z[at]) * z[at + half];
     }
 };
 
+// forward:  y = gelu(z1) * z2
+// backward: dz1 = dy * z2 * gelu'(z1),  dz2 = dy * gelu(z1),  gelu'(z) = Phi(z) + z phi(z)
 struct GatedGeluBackward {
     long half;
-    const float *x, *dy;
-    float* dx;
-    FILM_BODY void operator()(long i) const {
-        const long at = i + i / half * half;
-        const float z = x[at], below = normal_below(z), density = 0.39894228f * expf(-0.5f * z * z);
-        dx[at] = dy[i] * x[at + half] * (below + z * density);
-        dx[at + half] = dy[i] * z * below;
+    const float *z, *dy;
+    float* dz;
+    FILM_BODY void operator()(long index) const {
+        const long at = index + index / half * half;
+        const float z1 = z[at], below = normal_below(z1), density = 0.39894228f * expf(-0.5f * z1 * z1);
+        dz[at] = dy[index] * z[at + half] * (below + z1 * density);
+        dz[at + half] = dy[index] * z1 * below;
     }
 };
 
-// x (planes, height, width) -> y (planes, out_height, out_width); rows and columns say which pixel each takes.
+// x (planes, height, width) -> y (planes, out_height, out_width). For every element: y[r][p] = x[rows[r]][columns[p]].
 struct NearestResize {
     long height, width, out_height, out_width;
     const float* x;
     const int *rows, *columns;
     float* y;
-    FILM_BODY void operator()(long i) const {
-        const long column = i % out_width, row = i / out_width % out_height, plane = i / out_width / out_height;
-        y[i] = x[(plane * height + rows[row]) * width + columns[column]];
+    FILM_BODY void operator()(long index) const {
+        const long p = index % out_width, r = index / out_width % out_height, plane = index / out_width / out_height;
+        y[index] = x[(plane * height + rows[r]) * width + columns[p]];
     }
 };
 
-// The first of n ascending entries that is not below `value`.
+// The position of the first of n ascending entries that is not below `value`.
 FILM_BODY long first_not_below(const int* entries, long n, long value) {
     long low = 0;
     while (low < n) {
@@ -121,21 +138,24 @@ FILM_BODY long first_not_below(const int* entries, long n, long value) {
     return low;
 }
 
-// For every pixel of the input the sum over the rectangle of outputs that took it.
+// forward:  y[r][p] = x[rows[r]][columns[p]]
+// backward: dx[row][column] = sum of dy[r][p] over the r with rows[r] = row and the p with columns[p] = column
+//
+// The tables ascend, so these r and p form a rectangle, which each pixel of x finds by binary search.
 struct NearestResizeBackward {
     long height, width, out_height, out_width;
     const float* dy;
     const int *rows, *columns;
     float* dx;
-    FILM_BODY void operator()(long i) const {
-        const long column = i % width, row = i / width % height, plane = i / width / height;
+    FILM_BODY void operator()(long index) const {
+        const long column = index % width, row = index / width % height, plane = index / width / height;
         const long left = first_not_below(columns, out_width, column);
         const long right = first_not_below(columns, out_width, column + 1);
         const long bottom = first_not_below(rows, out_height, row + 1);
         float sum = 0;
         for (long r = first_not_below(rows, out_height, row); r < bottom; r++)
-            for (long c = left; c < right; c++) sum += dy[(plane * out_height + r) * out_width + c];
-        dx[i] = sum;
+            for (long p = left; p < right; p++) sum += dy[(plane * out_height + r) * out_width + p];
+        dx[index] = sum;
     }
 };
 
