@@ -312,7 +312,7 @@ def kernels() -> list[Kernel]:
     block = TransformerBlock(dim)
     jt.sync([a, image, x, weight, windows, *block.parameters()], True)
 
-    # a pixel of the block: 1x1 convolutions, 3x3 windows, scores and mixing of 8 heads of 4 channels, norms and GELU
+    # a pixel of the block: 1x1 convolutions, 3x3 windows, channel attention of 8 heads of 4 channels, norms and GELU
     pointwise = 2 * dim * (3 * dim + dim + 2 * hidden + hidden)
     block_operations = pixels * (pointwise + 18 * (3 * dim + 2 * hidden) + 4 * dim * dim // 8 + 20 * (dim + hidden))
 

@@ -6,11 +6,9 @@
 
 namespace film {
 
-// The lower bound of a norm in the L2 normalisation q / max(||q||, L2_NORM_EPS).
-constexpr double L2_NORM_EPS = 1e-12;
 
 inline double bounded_norm(double square) {
-    const double lower = L2_NORM_EPS;
+    const double lower = MIN_NORM;
     return std::max(std::sqrt(square), lower);
 }
 
@@ -241,7 +239,7 @@ struct AttentionBackward {
             }
             // The part along q itself, which the normalisation removes: a longer q has the same direction. Where the
             // norm is held at its lower bound, it is a constant and nothing is removed.
-            constexpr double least = L2_NORM_EPS * L2_NORM_EPS;
+            constexpr double least = MIN_NORM * MIN_NORM;
             for (int i = 0; i < dim; i++) {
                 double q2 = s.q_squares[head * dim + i], k2 = s.k_squares[head * dim + i];
                 to_dq[i * 2 * dim + i] = q2 > least ? (float)(-along_q[i] / q2) : 0.0f;

@@ -8,7 +8,6 @@ struct TransformerBlock {
     ChannelAttention attention;
     FeedForward feed_forward;
 };
-using Block = TransformerBlock;
 
 // Two passes over x (batch, c, height, width). The first computes the scores of the channel attention and v; the second
 // computes the attention's output a row at a time and sends it through the feed-forward network.

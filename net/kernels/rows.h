@@ -6,12 +6,10 @@
 #pragma once
 #include <omp.h>
 
+# include "constants.h"
 # include "gemm.h"
 
 namespace film {
-
-// Added to the variance in a layer norm.
-constexpr float LAYER_NORM_EPS = 1e-5f;
 
 // One image row of every channel, each as LANES zeros, the row's `width` pixels, and zeros up to `stride`. So vectors
 // may be read one pixel to the left and right of the row and to the end of its last vector. The stride is an odd number

@@ -15,13 +15,13 @@ KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 
 @cache
 def kernel_header(file: str) -> str:
-    """The include line of a file below net/kernels, with a digest of its folder, so that Jittor compiles edits again.
+    """The include line of a file below net/kernels, with a digest of all of them, so that Jittor compiles edits again.
 
     The files include each other by ``# include``, with a space: Jittor's scanner would look for ``#include "x.h"`` in
     its own folders and stop.
     """
     path = KERNELS / file
-    digest = hashlib.sha1(b"".join(p.read_bytes() for p in sorted(path.parent.glob("*.*h")))).hexdigest()
+    digest = hashlib.sha1(b"".join(p.read_bytes() for p in sorted(KERNELS.rglob("*.*h")))).hexdigest()
     gpu = "using namespace film::gpu;\n" if path.suffix == ".cuh" else ""
     return f'// {digest}\n#include "{path}"\nusing namespace film;\n{gpu}'
 

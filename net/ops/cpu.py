@@ -114,7 +114,7 @@ _transformer_block = KernelOperation(
     makes={"y": "b c h w", "v": "b c h w", "scores": "b length", "dmiddle": "b c h w"},
     float64=["scores"],
     setup="const int width = c;\n"
-    "const Block layer{\n"
+    "const TransformerBlock layer{\n"
     "    {{width, 3 * width, norm1_weight, norm1_bias, qkv, qkv_depthwise}, (int)n, temperature, attention_out},\n"
     "    {{width, 2 * (int)k, norm2_weight, norm2_bias, project_in, depthwise}, project_out}};\n",
     forward="transformer_block(layer, x, b, h, w, y, v, scores);",

@@ -8,7 +8,7 @@ import numpy as np
 
 from utils.runtime.jittor_env import jt
 
-NORM_EPS = 1e-12
+MIN_NORM = 1e-12
 LAYER_NORM_EPS = 1e-5
 
 Layer = tuple[jt.Var, jt.Var | None]  # weight and bias
@@ -132,12 +132,12 @@ def pooled_text_attention(
 
 def l1_normalize(x: jt.Var) -> jt.Var:
     """x / max(sum |x|, 1e-12) over the last axis."""
-    return x / jt.maximum(x.abs().sum(dim=-1, keepdims=True), NORM_EPS)
+    return x / jt.maximum(x.abs().sum(dim=-1, keepdims=True), MIN_NORM)
 
 
 def l2_normalize(x: jt.Var) -> jt.Var:
     """x / max(||x||, 1e-12) over the last axis."""
-    return x / jt.maximum(jt.sqrt((x * x).sum(dim=-1, keepdims=True)), NORM_EPS)
+    return x / jt.maximum(jt.sqrt((x * x).sum(dim=-1, keepdims=True)), MIN_NORM)
 
 
 def take_pixels(x: jt.Var, rows: jt.Var, columns: jt.Var) -> jt.Var:

@@ -33,7 +33,7 @@ int main(int, char** a) {
         Array<> norm2(c), bias2(c), expand(2 * hidden * c), windows2(2 * hidden * 9), contract(c * hidden);
         Array<> dnorm2(c), dbias2(c), dexpand(2 * hidden * c), dwindows2(2 * hidden * 9), dcontract(c * hidden);
         Array<double> saved(batch * heads * (c / heads) * (c / heads + 2));
-        Block block{
+        TransformerBlock block{
             {{c, 3 * c, norm, norm_bias, qkv, windows}, heads, temperature, project},
             {{c, 2 * hidden, norm2, bias2, expand, windows2}, contract}
         };

@@ -1,13 +1,11 @@
 // What is computed pixel by pixel: layer norm over channels, the GELU gate, nearest-neighbour resizing. ../rows.h,
 // ../feedforward.h and ../resize.h compute the same on the CPU.
 #pragma once
+# include "../constants.h"
 # include "launch.cuh"
 
 namespace film {
 namespace gpu {
-
-// As in ../rows.h, which these files cannot include: it needs the CPU's vectors.
-constexpr float LAYER_NORM_EPS = 1e-5f;
 
 // The index of a pixel's first channel in an array (b, channels, height, width); its next channel is `plane` further.
 FILM_BODY long first_channel(long pixel, long channels, long plane) {
