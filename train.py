@@ -393,7 +393,7 @@ def options_of_run(
         if name == "batch_size":
             value //= processes.count()
         if isinstance(value, list):
-            words += [f"--{name}", *map(str, value)]
+            words += [f"--{name}", *map(str, value)] if value else []
         elif value is not False:
             words.append(f"--{name}" if value is True else f"--{name}={value}")
     args = parser.parse_args([*words, *(sys.argv[1:] if argv is None else argv)])
