@@ -21,8 +21,8 @@ from utils.data.images import read_gray, require_one_size, to_training_size
 from utils.data.pairs import MODES, Pair
 from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
-from utils.runtime.cli import HelpFormatter
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import HelpFormatter, run_command
+from utils.runtime.errors import UserError
 from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.captions import CAPTIONERS, Captioner, write_captions

@@ -25,8 +25,8 @@ from utils.data.images import read_gray, require_one_size, to_one_size, write_pn
 from utils.data.pairs import Pair, match_folders, pair_of
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
-from utils.runtime.cli import add_device_options
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import add_device_options, run_command
+from utils.runtime.errors import UserError
 from utils.runtime.threads import map_ahead
 from utils.text.cache import text_features
 from utils.text.features import FeatureFiles, read_paragraph

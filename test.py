@@ -30,8 +30,8 @@ from utils.evaluation.evaluate import Values, mean_row, measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import METRICS, TABLE_METRICS, format_table
 from utils.runtime import collective, processes
-from utils.runtime.cli import HelpFormatter, add_device_options
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import HelpFormatter, add_device_options, run_command
+from utils.runtime.errors import UserError
 from utils.runtime.threads import map_ahead
 
 if TYPE_CHECKING:

@@ -24,8 +24,17 @@ from tqdm import tqdm
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Augmentation, Batch, Loader
 from utils.runtime import collective, processes
-from utils.runtime.cli import HelpFormatter, add_device_options, not_negative, positive, positive_int, stage, weight_at
-from utils.runtime.errors import Stopped, UserError, run_command
+from utils.runtime.cli import (
+    HelpFormatter,
+    add_device_options,
+    not_negative,
+    positive,
+    positive_int,
+    run_command,
+    stage,
+    weight_at,
+)
+from utils.runtime.errors import Stopped, UserError
 from utils.training.loss_log import LogLine, eta_text
 
 if TYPE_CHECKING:

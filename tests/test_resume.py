@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_line_for_h5(disk, free_kilobytes):
     """HDF5 by itself ends the process, wherever in the file the disk is full."""
     (disk / "rest").write_bytes(bytes((40 * 1024 - free_kilobytes) * 1024))
     code = (
-        "import sys; from pathlib import Path; from utils.runtime.errors import run_command; "
+        "import sys; from pathlib import Path; from utils.runtime.cli import run_command; "
         "from utils.data.h5 import write_h5; "
         "from tests.test_train_and_test import samples; "
         f"sys.exit(run_command(lambda _: write_h5(Path({str(disk / 'x.h5')!r}), samples(4))))"

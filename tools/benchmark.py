@@ -35,7 +35,8 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import run_command
+from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 INFERENCE_SIZES = (STAGE_SIZE, (480, 640))

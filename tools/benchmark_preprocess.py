@@ -27,7 +27,8 @@ from tqdm import tqdm
 from net.shapes import STAGE_SIZE
 from utils.data.stored import STORED_SHAPE
 from utils.data.tasks import TASKS
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import run_command
+from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 HEIGHT, WIDTH = 480, 640

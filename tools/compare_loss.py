@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import run_command
+from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.training.loss_curves import LOSSES, SUFFIXES, draw_losses, epoch_means
 from utils.training.loss_log import LogLine, read_log

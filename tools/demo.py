@@ -14,7 +14,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import run_command
+from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "Sample"

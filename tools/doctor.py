@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.runtime import cuda
-from utils.runtime.errors import run_command
+from utils.runtime.cli import run_command
 
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
 PYTHONS = ((3, 10), (3, 12))

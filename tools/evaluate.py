@@ -30,7 +30,8 @@ from utils.evaluation.evaluate import (
     write_json,
 )
 from utils.evaluation.metrics import format_table
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import run_command
+from utils.runtime.errors import UserError
 
 
 def method_folder(text: str) -> tuple[str, Path]:

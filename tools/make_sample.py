@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.data.stored import to_stored
 from utils.data.tasks import TASKS
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import run_command
+from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.text.encoder import TextEncoder
 from utils.text.features import read_paragraph

@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
 from utils.data.h5 import GROUPS, Sample, write_h5
-from utils.runtime.cli import HelpFormatter
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import HelpFormatter, run_command
+from utils.runtime.errors import UserError
 from utils.training.loss_log import parse_lines
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -23,8 +23,8 @@ from net.shapes import STAGE_SIZE
 from tools.torch_film import HEADS, TwinNet, build_twin, fusion_loss, keep_freed_memory, lp_ssim_loss
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Loader
-from utils.runtime.cli import not_negative, positive_int
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import not_negative, positive_int, run_command
+from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.training.checkpoint import PREFIX, read_checkpoint, weights_of
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tools.compare_loss import compare, label_logs, main, report
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import run_command
+from utils.runtime.errors import UserError
 from utils.training.loss_log import LogLine, format_line
 
 GOLDEN_LOG = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / "log_official_150pairs.txt"

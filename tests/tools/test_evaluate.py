@@ -11,7 +11,8 @@ import pytest
 
 from tools.evaluate import main
 from utils.evaluation.metrics import METRICS, evaluate_pair
-from utils.runtime.errors import UserError, run_command
+from utils.runtime.cli import run_command
+from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMES = ("x", "y", "z")

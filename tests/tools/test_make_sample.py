@@ -13,7 +13,7 @@ from net.shapes import TEXT_SHAPE
 from tools import make_sample
 from tools.make_sample import DATASET, SAMPLE, Exposure, Focus, Infrared
 from utils.data.tasks import TASKS
-from utils.runtime.errors import run_command
+from utils.runtime.cli import run_command
 
 ROOT = Path(__file__).resolve().parents[2] / "VLFDataset"
 PAIRS = [pytest.param(name, pair, id=f"{name}-{pair.name}") for name, pairs in SAMPLE.items() for pair in pairs]

@@ -1,10 +1,40 @@
-"""Command lines: the form of their help, and numbers that are refused where they are out of range."""
+"""Command lines: how scripts run and exit, the form of their help, and types and options that several share."""
 
 from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Sequence
+import signal
+import traceback
+from collections.abc import Callable, Sequence
+
+from utils.runtime import processes
+from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, Stopped, UserError
+
+
+def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
+    """Run the `main` of a script and return its exit code.
+
+    0 on success; 2, after one line on stderr, for a `UserError`; 130 for Ctrl-C, 143 for SIGTERM. Any other exception
+    is a bug of ours and keeps its traceback. Among several processes the one that fails ends the others. Scripts end
+    with ``sys.exit(run_command(main))``.
+    """
+    processes.silence_others()
+    try:
+        main(argv)
+    except UserError as error:
+        # Names of strangers' files are in it; none shall break the line or steer the terminal.
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+        return processes.leave(EXIT_USAGE, f"error: {line}")
+    except KeyboardInterrupt as stop:
+        number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
+        word = "terminated" if number == signal.SIGTERM else "interrupted"
+        return processes.leave(128 + number, word, by_agreement=True)
+    except Exception:
+        if processes.count() == 1:
+            raise
+        return processes.leave(EXIT_BUG, traceback.format_exc())
+    return 0
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):

@@ -1,12 +1,32 @@
-"""Options that have a form of their own."""
+"""How commands exit, and option types."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 
 import pytest
 
-from utils.runtime.cli import stage, weight_at
+from utils.runtime.cli import run_command, stage, weight_at
+from utils.runtime.errors import Stopped, UserError
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("x.png: gone"), 2, "error: x.png: gone"),
+        (UserError("红 外\n\x1b[2J"), 2, "error: 红 外\\n\\x1b[2J"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (Stopped(signal.SIGTERM), 143, "terminated"),
+    ],
+)
+def test_commands_fail_in_one_line(error, code, line, capsys):
+    def main(argv):
+        raise error
+
+    assert run_command(main) == code
+    assert capsys.readouterr().err == line + "\n"
+    assert run_command(lambda argv: None) == 0
 
 
 def test_a_weight_rises_in_stages():

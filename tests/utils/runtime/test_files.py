@@ -2,14 +2,13 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from utils.data.pairs import ImageFolder
-from utils.runtime.errors import Stopped, UserError, run_command
+from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path, is_leftover, remove_leftovers, require_inside, require_plain_name
 
 
@@ -30,24 +29,6 @@ def test_an_unwritable_place_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/x.txt: cannot be written"), atomic_path(tmp_path / "file" / "x.txt"):
         pass
-
-
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
-    [
-        (UserError("x.png: gone"), 2, "error: x.png: gone"),
-        (UserError("红 外\n\x1b[2J"), 2, "error: 红 外\\n\\x1b[2J"),
-        (KeyboardInterrupt(), 130, "interrupted"),
-        (Stopped(signal.SIGTERM), 143, "terminated"),
-    ],
-)
-def test_commands_fail_in_one_line(error, code, line, capsys):
-    def main(argv):
-        raise error
-
-    assert run_command(main) == code
-    assert capsys.readouterr().err == line + "\n"
-    assert run_command(lambda argv: None) == 0
 
 
 def test_a_full_disk_is_one_line_and_leaves_the_former_file(tmp_path, monkeypatch):

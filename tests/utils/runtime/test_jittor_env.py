@@ -80,7 +80,7 @@ def test_unknown_device_is_an_error():
 
 def test_no_compiler_is_one_line(tmp_path):
     code = (
-        "from utils.runtime.errors import run_command\n"
+        "from utils.runtime.cli import run_command\n"
         "def main(argv):\n    import utils.runtime.jittor_env\n"
         "raise SystemExit(run_command(main))"
     )
