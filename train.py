@@ -181,9 +181,9 @@ class Trainer:
         Raises:
             UserError: it is not one of a training, or fits another network.
         """
-        from utils.training.checkpoint import load_weights, weights_of
+        from utils.training.checkpoint import load_weights
 
-        load_weights(self.net, weights_of(state, path), path)
+        load_weights(self.net, path, state)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
             self.schedule.load_state_dict(state["schedule"])
@@ -197,13 +197,13 @@ def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Tr
     """Network, optimizer and schedule as the options ask, or as they were at `checkpoint`."""
     from net.Film import Net
     from utils.runtime.jittor_env import jt
-    from utils.training.checkpoint import load_weights, read_checkpoint, weights_of
+    from utils.training.checkpoint import load_weights
     from utils.training.optim import Adam, StepLR
 
     jt.set_global_seed(abs(args.seed), different_seed_for_mpi=False)
     net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
     if args.pretrain and not checkpoint:
-        load_weights(net, weights_of(read_checkpoint(args.pretrain), args.pretrain), args.pretrain)
+        load_weights(net, args.pretrain)
     optimizer = Adam(dict(net.named_parameters()), args.lr)
     schedule = StepLR(optimizer, args.step_size, args.gamma)
     trainer = Trainer(net, optimizer, schedule, args.loss_grad_weight, args.loss_ssim)

@@ -55,7 +55,6 @@ def golden(shared: Path) -> np.lib.npyio.NpzFile:
 @pytest.fixture(scope="session")
 def golden_weights(shared: Path) -> dict[str, np.ndarray]:
     """The weights those values belong to, by name."""
-    from utils.training.checkpoint import read_checkpoint, weights_of
+    from utils.training.checkpoint import read_weights
 
-    path = shared / "golden" / "official_seed0.pth"
-    return weights_of(read_checkpoint(path), path)
+    return read_weights(shared / "golden" / "official_seed0.pth")

@@ -26,7 +26,7 @@ from utils.data.loader import Loader
 from utils.runtime.cli import not_negative, positive_int, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
-from utils.training.checkpoint import PREFIX, read_checkpoint, weights_of
+from utils.training.checkpoint import PREFIX, read_weights
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time
 
 
@@ -66,9 +66,9 @@ def load_weights(net: TwinNet, path: Path) -> None:
     Raises:
         UserError: not a checkpoint, or one of another network.
     """
-    weights = weights_of(read_checkpoint(path), path)
+    weights = {name: torch.from_numpy(value) for name, value in read_weights(path).items()}
     try:
-        net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
+        net.load_state_dict(weights)
     except RuntimeError as error:
         # PyTorch names what is missing, extra or misshapen over many lines.
         reason = " ".join(str(error).split())[:300]

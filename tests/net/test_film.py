@@ -23,9 +23,9 @@ GRADIENT_TOLERANCE = 5e-3
 
 
 @pytest.fixture(scope="module")
-def net(golden_weights, shared):
+def net(shared):
     net = Net()
-    load_weights(net, golden_weights, shared / "golden" / "official_seed0.pth")
+    load_weights(net, shared / "golden" / "official_seed0.pth")
     return net
 
 

@@ -33,10 +33,10 @@ def load_net(path: Path) -> Net:
         UserError: the checkpoint cannot be read, or does not fit.
     """
     from net.Film import Net
-    from utils.training.checkpoint import load_weights, read_checkpoint, weights_of
+    from utils.training.checkpoint import load_weights
 
     net = Net()
-    load_weights(net, weights_of(read_checkpoint(path), path), path)
+    load_weights(net, path)
     net.eval()
     return net
 

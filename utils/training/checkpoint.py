@@ -79,12 +79,17 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def weights_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, np.ndarray]:
-    """The parameters of a checkpoint by their official names, with or without ``module.`` and with or without 'model'.
+def read_weights(path: Path, checkpoint: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
+    """The parameters in a checkpoint by their official names, with or without ``module.``, with or without 'model'.
+
+    Args:
+        path: the file of either framework.
+        checkpoint: its content, where the caller has read it already.
 
     Raises:
-        UserError: there are none.
+        UserError: the file cannot be read, or holds no parameters.
     """
+    checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
     weights = checkpoint.get("model", checkpoint)
     if not isinstance(weights, Mapping) or not weights:
         raise UserError(f"{path}: no parameters in it; 'model' should map their names to arrays")
@@ -93,12 +98,14 @@ def weights_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, np.ndarra
     return {str(name).removeprefix(PREFIX): value for name, value in weights.items()}
 
 
-def load_weights(net: jt.nn.Module, weights: Mapping[str, np.ndarray], path: Path) -> None:
-    """Give every parameter of the network its value.
+def load_weights(net: jt.nn.Module, path: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
+    """Set every parameter of the network to its value in a checkpoint; the arguments are those of `read_weights`.
 
     Raises:
-        UserError: names what is missing, not expected, of another shape or not finite; the network is then untouched.
+        UserError: the file cannot be read, or does not fit: names what is missing, unexpected, of another shape or not
+            finite. The network is then unchanged.
     """
+    weights = read_weights(path, checkpoint)
     parameters = dict(net.named_parameters())
     problems = [f"{name} is missing" for name in parameters if name not in weights]
     problems += [f"{name} is not in the network" for name in weights if name not in parameters]

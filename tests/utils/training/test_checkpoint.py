@@ -17,8 +17,8 @@ from utils.training.checkpoint import (
     export_torch,
     load_weights,
     read_checkpoint,
+    read_weights,
     save_checkpoint,
-    weights_of,
     weights_of_net,
 )
 
@@ -45,7 +45,7 @@ def test_what_is_saved_is_read(tmp_path):
 def test_files_of_other_jittor_code_are_read(tmp_path):
     """`jt.save` of Jittor arrays themselves, not of NumPy's."""
     jt.save({"a": jt.array(WEIGHTS["a"]), "b": jt.array(WEIGHTS["b"])}, str(tmp_path / "c.pkl"))
-    weights = weights_of(read_checkpoint(tmp_path / "c.pkl"), tmp_path / "c.pkl")
+    weights = read_weights(tmp_path / "c.pkl")
     np.testing.assert_array_equal(weights["a"], WEIGHTS["a"])
 
 
@@ -56,7 +56,7 @@ def test_official_files_load_by_name(tmp_path, prefix, legacy):
     model = {prefix + name: torch.tensor(value) for name, value in WEIGHTS.items()}
     torch.save({"model": model, "epoch": 1}, path, _use_new_zipfile_serialization=not legacy)
     net = Two()
-    load_weights(net, weights_of(read_checkpoint(path), path), path)
+    load_weights(net, path)
     np.testing.assert_array_equal(net.a.numpy(), WEIGHTS["a"])
 
 
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_loaded(change, message):
     net, weights = Two(), dict(WEIGHTS)
     change(weights)
     with pytest.raises(UserError, match=f"^film.pkl: .*{message}"):
-        load_weights(net, weights, Path("film.pkl"))
+        load_weights(net, Path("film.pkl"), {"model": weights})
     assert (net.a.numpy() == 0).all()
 
 
@@ -121,4 +121,4 @@ def test_a_checkpoint_without_parameters_is_refused(tmp_path):
     for state in ({"model": {}}, {"model": {"a": 1}}):
         save_checkpoint(tmp_path / "c.pkl", state)
         with pytest.raises(UserError, match=r"c.pkl"):
-            weights_of(read_checkpoint(tmp_path / "c.pkl"), tmp_path / "c.pkl")
+            read_weights(tmp_path / "c.pkl")
