@@ -13,7 +13,7 @@ import numpy as np
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
-from utils.training.unpickle import MAX_BYTES, PlainUnpickler, Refused, Storage
+from utils.training.unpickle import MAX_BYTES, Refused, RestrictedUnpickler, Storage
 
 if TYPE_CHECKING:
     from utils.runtime.jittor_env import jt
@@ -140,7 +140,7 @@ def _content(data: bytes) -> Any:
         if hashlib.sha1(body).digest() != digest:
             raise Refused("has a wrong checksum: it is damaged")
         data = body
-    pickled = PlainUnpickler(data)
+    pickled = RestrictedUnpickler(data)
     content = pickled.load()
     if pickled.position != len(data):
         raise Refused("does not end as a file of jt.save does; it may have been cut")
@@ -170,13 +170,13 @@ def _read_zip(data: bytes) -> Any:
         folder = pickles[0].removesuffix("data.pkl")
         if folder + "byteorder" in entries and read("byteorder") != b"little":
             raise Refused("was written on a big-endian machine")
-        pickled = PlainUnpickler(read("data.pkl"))
+        pickled = RestrictedUnpickler(read("data.pkl"))
         return pickled.plain(pickled.load(), lambda storage: memoryview(read(f"data/{storage.key}")))
 
 
 def _read_legacy(data: bytes) -> Any:
     """What `torch.save` wrote before: five pickles (the fourth is the content), then the values."""
-    pickled = PlainUnpickler(data)
+    pickled = RestrictedUnpickler(data)
     *_, content, keys = (pickled.load() for _ in range(5))
     values = {}
     for key in keys:

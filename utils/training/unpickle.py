@@ -1,9 +1,9 @@
-"""Pickles read as plain data, by a machine of our own that can neither call nor import anything.
+"""A restricted unpickler: reads pickles as plain data, and neither calls nor imports anything.
 
-Python's unpickler does what the file says, and a list of forbidden names is never complete. This machine knows only the
-instructions that plain data needs, and only the names in `_NAMES`, each of which stands for a function of this module.
-Bytes are never copied before their number is known, and no file can claim more than `MAX_BYTES`, `MAX_STEPS` or
-`MAX_DEPTH`: a checkpoint of FILM takes a twentieth of each.
+Python's unpickler runs what the file asks for, and a list of forbidden names is never complete. This one knows only the
+opcodes that plain data needs, and only the names in `_NAMES`, each of which stands for a function of this module. The
+size of a value is checked before its bytes are copied, and no file may exceed `MAX_BYTES`, `MAX_STEPS` or `MAX_DEPTH`:
+a checkpoint of FILM takes a twentieth of each.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 MAX_BYTES = 512 << 20  # of a file, and of all arrays and texts in it
-MAX_STEPS = 300_000  # instructions, and values in what they make
+MAX_STEPS = 300_000  # opcodes, and values in what they make
 MAX_DEPTH = 50  # containers within containers
 MAX_NAME = 200
 
@@ -32,7 +32,7 @@ _EMPTY = {pickle.EMPTY_LIST: list, pickle.EMPTY_TUPLE: tuple, pickle.EMPTY_DICT:
 _TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
 _PUTS = {pickle.BINPUT: "<B", pickle.LONG_BINPUT: "<I"}
 _GETS = {pickle.BINGET: "<B", pickle.LONG_BINGET: "<I"}
-_SKIPPED = {pickle.PROTO: 1, pickle.FRAME: 8}  # with so many bytes behind them
+_SKIPPED = {pickle.PROTO: 1, pickle.FRAME: 8}  # opcode: bytes after it
 
 _STORAGES = {
     "Double": "f8",
@@ -49,7 +49,7 @@ _STORAGES = {
 
 
 class Refused(ValueError):
-    """What a checkpoint may not hold; the message goes on from 'the file ...'."""
+    """The file is damaged, or holds what no checkpoint needs. The message continues the sentence 'the file ...'."""
 
 
 @dataclass
@@ -72,7 +72,7 @@ class _Dtype:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that the file asks for, and what stands for it here: a function of the machine and its arguments."""
+    """A name that the file asks for, and what replaces it: a method of the unpickler that takes its arguments."""
 
     text: str
     build: Callable[..., Any]
@@ -80,7 +80,7 @@ class _Name:
 
 @dataclass(frozen=True)
 class Storage:
-    """The values of tensors of PyTorch, which lie elsewhere in the file; 'bfloat16' is a dtype that NumPy lacks."""
+    """The values of PyTorch's tensors, stored elsewhere in the file. The dtype 'bfloat16' is one that NumPy lacks."""
 
     key: str
     dtype: str
@@ -101,11 +101,11 @@ class _Tensor:
     stride: tuple[int, ...]
 
 
-class PlainUnpickler:
+class RestrictedUnpickler:
     """Reads one pickle after another from `data`.
 
-    `position` is where the next one begins, and `storages` holds, by key, what the pickles told of tensors. `plain`
-    turns what `load` gives into NumPy arrays, numbers, strings, lists, tuples and dictionaries.
+    `position` is where the next one begins; `storages` holds the storages that the pickles named, by key. `plain` turns
+    what `load` returns into NumPy arrays, numbers, strings, lists, tuples and dictionaries.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -119,7 +119,7 @@ class PlainUnpickler:
         """Read one pickle.
 
         Raises:
-            Refused: it asks for something that a checkpoint has no need of, is too large, or ends early.
+            Refused: it asks for something that no checkpoint needs, is too large, or ends early.
         """
         self._stack: list[Any] = []
         self._marks: list[list[Any]] = []
@@ -136,7 +136,7 @@ class PlainUnpickler:
         """The next bytes.
 
         Raises:
-            Refused: there are not so many.
+            Refused: fewer bytes are left.
         """
         if count > len(self.data) - self.position:
             raise Refused("ends early; it may have been cut")
@@ -144,10 +144,10 @@ class PlainUnpickler:
         return self.data[self.position - count : self.position]
 
     def plain(self, value: Any, read: Callable[[Storage], memoryview], depth: int = 0) -> Any:
-        """What `load` gave, as plain data; `read` gives the bytes of a storage.
+        """The result of `load` as plain data; `read` returns the bytes of a storage.
 
         Raises:
-            Refused: there is something in it that is no plain data, or one part within the other without end.
+            Refused: something in it is not plain data, or is nested too deeply.
         """
         self._count_step()
         if depth > MAX_DEPTH:
@@ -169,7 +169,7 @@ class PlainUnpickler:
         """Count bytes that are about to be copied.
 
         Raises:
-            Refused: with them there are more than `MAX_BYTES`.
+            Refused: the total exceeds `MAX_BYTES`.
         """
         self._bytes_left -= count
         if self._bytes_left < 0:
@@ -246,7 +246,7 @@ class PlainUnpickler:
 
     def _text(self, count: int) -> str:
         text = self.take(count)
-        self.spend(4 * count)  # one character beyond the first plane makes all of them four bytes wide
+        self.spend(4 * count)  # one character beyond the first plane makes all of them 4 bytes wide
         return str(text, "utf-8", "surrogatepass")
 
     def _line(self) -> str:
@@ -269,7 +269,7 @@ class PlainUnpickler:
         if type(target) is not dict or len(items) % 2:
             raise Refused("is no pickle that can be read")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            # Others nest without end, or are made so that all of them fall together.
+            # Other keys can nest without end, or all have the same hash.
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 1 << 31):
                 raise Refused(f"has {_kind(key)} as key of a dictionary; strings or whole numbers were expected")
             target[key] = value
@@ -319,7 +319,7 @@ class PlainUnpickler:
         strides = [step * flat.itemsize for step in tensor.stride]
         return np.lib.stride_tricks.as_strided(flat[tensor.offset :], size, strides).copy()
 
-    # What stands for the names that a file may ask for. Arguments are the file's, and may be anything.
+    # What replaces the names that a file may ask for. The arguments come from the file and may be anything.
 
     def _new_array(self, *_: Any) -> _Array:
         return _Array()
@@ -343,7 +343,7 @@ class PlainUnpickler:
         return b""
 
     def _first(self, value: Any, *_: Any) -> Any:
-        """A parameter is its tensor, a Var its array, a size its numbers."""
+        """A parameter becomes its tensor, a Var its array, a size its numbers."""
         return value
 
     def _new_dict(self) -> dict[Any, Any]:
@@ -361,19 +361,19 @@ class PlainUnpickler:
 
 
 _NAMES: dict[str, Callable[..., Any]] = {
-    "numpy.core.multiarray._reconstruct": PlainUnpickler._new_array,
-    "numpy.core.multiarray.scalar": PlainUnpickler._new_scalar,
-    "numpy.ndarray": PlainUnpickler._not_called,
-    "numpy.dtype": PlainUnpickler._new_dtype,
-    "jittor.jittor_core.Var": PlainUnpickler._first,
-    "jittor_core.Var": PlainUnpickler._first,
-    "collections.OrderedDict": PlainUnpickler._new_dict,
-    "_codecs.encode": PlainUnpickler._encoded,
-    "__builtin__.bytes": PlainUnpickler._no_bytes,
-    "torch._utils._rebuild_tensor_v2": PlainUnpickler._new_tensor,
-    "torch._utils._rebuild_parameter": PlainUnpickler._first,
-    "torch.Size": PlainUnpickler._first,
-    **{f"torch.{name}Storage": PlainUnpickler._not_called for name in _STORAGES},
+    "numpy.core.multiarray._reconstruct": RestrictedUnpickler._new_array,
+    "numpy.core.multiarray.scalar": RestrictedUnpickler._new_scalar,
+    "numpy.ndarray": RestrictedUnpickler._not_called,
+    "numpy.dtype": RestrictedUnpickler._new_dtype,
+    "jittor.jittor_core.Var": RestrictedUnpickler._first,
+    "jittor_core.Var": RestrictedUnpickler._first,
+    "collections.OrderedDict": RestrictedUnpickler._new_dict,
+    "_codecs.encode": RestrictedUnpickler._encoded,
+    "__builtin__.bytes": RestrictedUnpickler._no_bytes,
+    "torch._utils._rebuild_tensor_v2": RestrictedUnpickler._new_tensor,
+    "torch._utils._rebuild_parameter": RestrictedUnpickler._first,
+    "torch.Size": RestrictedUnpickler._first,
+    **{f"torch.{name}Storage": RestrictedUnpickler._not_called for name in _STORAGES},
 }
 
 
@@ -388,7 +388,7 @@ def _name(module: Any, name: Any) -> _Name:
 
 
 def _storage(identity: Any) -> Storage:
-    """What PyTorch writes in place of a storage: 'storage', its type, key, device, number of values; in old files None.
+    """The storage that PyTorch describes as 'storage', type, key, device, number of values; old files add a None.
 
     The key is a number where `jt.save` wrote a `.pth`.
     """
