@@ -20,8 +20,8 @@ from pathlib import Path
 from utils.runtime.cli import run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
-from utils.training.loss_curves import LOSSES, SUFFIXES, draw_losses, epoch_means
-from utils.training.loss_log import LogLine, read_log
+from utils.training.loss_curves import SUFFIXES, draw_losses, epoch_means
+from utils.training.loss_log import LOSSES, LogLine, read_log
 
 Value = Callable[[LogLine], float]
 Step = tuple[int, int, int]
@@ -104,7 +104,7 @@ def report(logs: Mapping[str, Sequence[LogLine]]) -> str:
             step = max(gap.steps, key=gap.steps.__getitem__)
             epoch = max(gap.epochs, key=gap.epochs.__getitem__)
             at_step = f"{gap.steps[step]:.3e} (epoch {step[0]}, batch {step[1]})"
-            text.append(f"{LOSSES[field]:16}{at_step:34}{gap.epochs[epoch]:.3e} (epoch {epoch})")
+            text.append(f"{LOSSES[field].chart:16}{at_step:34}{gap.epochs[epoch]:.3e} (epoch {epoch})")
     return "\n".join(text)
 
 

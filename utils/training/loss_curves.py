@@ -14,15 +14,7 @@ from matplotlib.figure import Figure
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
-from utils.training.loss_log import LogLine
-
-# The fields of a log line that are drawn and compared, with what a person calls them.
-LOSSES = {
-    "loss": "loss",
-    "loss_in_grad": "fusion loss",
-    "lplssim_a": "Lp + SSIM to A",
-    "lplssim_b": "Lp + SSIM to B",
-}
+from utils.training.loss_log import LOSSES, LogLine
 
 SUFFIXES = (".png", ".svg")
 
@@ -100,7 +92,7 @@ def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None
                 zorder=3,
             )
         panel.set_xlabel("epoch")
-        panel.set_ylabel(LOSSES[field])
+        panel.set_ylabel(LOSSES[field].chart)
         panel.grid(alpha=0.3)
     panels[top].set_title("training loss: every step (thin) and the mean of each epoch (bold)")
     panels[top].legend()

@@ -13,24 +13,41 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import naming
 
 logger = logging.getLogger(__name__)
 
+
+class LossName(NamedTuple):
+    """What a loss is called in the log and in charts."""
+
+    log: str
+    chart: str
+
+
+# The losses of a step by their fields in `LogLine`, in the order of the log.
+LOSSES = {
+    "loss": LossName("loss", "loss"),
+    "loss_in_grad": LossName("loss_in_grad", "fusion loss"),
+    "lplssim_a": LossName("lplssimA", "Lp + SSIM to A"),
+    "lplssim_b": LossName("lplssimB", "Lp + SSIM to B"),
+}
+
 _NUMBER = r"(-?(?:\d+\.\d+|inf)|nan)"
-# The remaining time ends at a bracket too: where a run died inside a line, the resumed one goes on in the same line.
+# The remaining time ends at a bracket too: where a run died inside a line, the resumed run continues that line.
 _LINE = re.compile(
     r"\[Epoch (\d+)/(\d+)\] \[Batch (\d+)/(\d+)\] "
-    rf"\[loss: {_NUMBER}\] \[loss_in_grad: {_NUMBER}\] \[lplssimA: {_NUMBER}\] \[lplssimB: {_NUMBER}\] "
-    r"ETA: ([^\[\r\n]*)"
+    + "".join(rf"\[{name.log}: {_NUMBER}\] " for name in LOSSES.values())
+    + r"ETA: ([^\[\r\n]*)"
 )
 
 
 @dataclass(frozen=True)
 class LogLine:
-    """One training step, as the log tells it.
+    """One training step in the log.
 
     Epochs count from 1, batches from 0. The losses are those of film.md section 2: `loss` is what training minimises,
     `loss_in_grad` the fusion loss, `lplssim_a` and `lplssim_b` the Lp+SSIM terms before their weight. `eta` is the text
@@ -59,11 +76,8 @@ def eta_text(epoch: int, epochs: int, batch: int, batches: int, batch_seconds: f
 
 def format_line(line: LogLine) -> str:
     """The log line of one step, without the line break."""
-    return (
-        f"[Epoch {line.epoch}/{line.epochs}] [Batch {line.batch}/{line.batches}] "
-        f"[loss: {line.loss:f}] [loss_in_grad: {line.loss_in_grad:f}] "
-        f"[lplssimA: {line.lplssim_a:f}] [lplssimB: {line.lplssim_b:f}] ETA: {line.eta}"
-    )
+    losses = " ".join(f"[{name.log}: {getattr(line, field):f}]" for field, name in LOSSES.items())
+    return f"[Epoch {line.epoch}/{line.epochs}] [Batch {line.batch}/{line.batches}] {losses} ETA: {line.eta}"
 
 
 def format_total_time(seconds: float) -> str:

@@ -21,8 +21,8 @@ from utils.data.images import side_by_side, write_png
 from utils.runtime.errors import UserError
 from utils.runtime.files import flush, naming, remove_leftovers, umask
 from utils.training.checkpoint import read_checkpoint, save_checkpoint
-from utils.training.loss_curves import LOSSES, draw_losses
-from utils.training.loss_log import LogFile, LogLine, format_line, format_total_time, read_log
+from utils.training.loss_curves import draw_losses
+from utils.training.loss_log import LOSSES, LogFile, LogLine, format_line, format_total_time, read_log
 
 CURVE_NAME = "loss.png"
 LOG_NAME = "log.txt"
