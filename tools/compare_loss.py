@@ -30,15 +30,10 @@ Step = tuple[int, int, int]
 def get_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.compare_loss", description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "logs", type=Path, nargs="+", metavar="LOG", help="log.txt of a run; the first is the reference"
-    )
-    parser.add_argument(
-        "--labels", nargs="+", metavar="LABEL", help="names of the runs, one a log (default: the files')"
-    )
-    parser.add_argument(
-        "--out", default="images/loss", metavar="PREFIX", help="what the names of the outputs begin with"
-    )
+    add = parser.add_argument
+    add("logs", type=Path, nargs="+", metavar="LOG", help="log.txt of a run; the first is the reference")
+    add("--labels", nargs="+", metavar="LABEL", help="names of the runs, one a log (default: the files')")
+    add("--out", default="images/loss", metavar="PREFIX", help="what the names of the outputs begin with")
     return parser
 
 

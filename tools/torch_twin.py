@@ -8,6 +8,7 @@ Its log lies beside that of `train.py` in `tools/compare_loss.py`. The flags tha
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import sys
 import time
@@ -25,7 +26,7 @@ from utils.data.h5 import H5Dataset
 from utils.data.loader import Loader
 from utils.runtime.cli import not_negative, positive_int, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import atomic_path, naming
 from utils.training.checkpoint import PREFIX, read_weights
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time
 
@@ -33,30 +34,29 @@ from utils.training.loss_log import LogLine, eta_text, format_line, format_total
 def get_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of the official script."""
     parser = argparse.ArgumentParser(prog="python -m tools.torch_twin", description=__doc__.splitlines()[0])
-    parser.add_argument("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="training H5")
-    parser.add_argument("--log", type=Path, required=True, help="where the log goes; a file that is there is replaced")
-    parser.add_argument("--save", type=Path, help="where the weights go after each epoch, as an official .pth")
-    parser.add_argument(
+    add = parser.add_argument
+    add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="training H5")
+    add("--log", type=Path, required=True, help="where the log goes; a file that is there is replaced")
+    add("--save", type=Path, help="where the weights go after each epoch, as an official .pth")
+    add(
         "--pretrain",
         type=Path,
         help="checkpoint to start from, official .pth or .pkl of train.py (default: PyTorch's initial values)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the initial values and of the shuffling")
-    parser.add_argument("--no_shuffle", action="store_true", help="take the samples in the order of the file")
-    parser.add_argument("--numepochs", type=positive_int, default=150, help="epochs to train")
-    parser.add_argument("--max_steps", type=positive_int, help="stop after so many steps")
-    parser.add_argument(
-        "--batch_size", type=positive_int, default=2, help="samples a step; an incomplete batch is dropped"
-    )
-    parser.add_argument("--lr", type=not_negative, default=1e-5, help="learning rate of Adam at the start")
-    parser.add_argument("--step_size", type=positive_int, default=50, help="epochs after which the learning rate falls")
-    parser.add_argument("--gamma", type=not_negative, default=0.6, help="factor by which it falls")
-    parser.add_argument("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient term")
-    parser.add_argument("--loss_ssim", type=not_negative, default=0, help="weight of the two Lp+SSIM losses")
-    parser.add_argument("--i2t_dim", type=positive_int, default=32, help="channels of an image that meet the text")
-    parser.add_argument("--hidden_dim", type=positive_int, default=256, help="width of the text inside the network")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
-    parser.add_argument("--threads", type=positive_int, help="CPU threads (default: PyTorch's choice)")
+    add("--seed", type=int, default=0, help="of the initial values and of the shuffling")
+    add("--no_shuffle", action="store_true", help="take the samples in the order of the file")
+    add("--numepochs", type=positive_int, default=150, help="epochs to train")
+    add("--max_steps", type=positive_int, help="stop after so many steps")
+    add("--batch_size", type=positive_int, default=2, help="samples a step; an incomplete batch is dropped")
+    add("--lr", type=not_negative, default=1e-5, help="learning rate of Adam at the start")
+    add("--step_size", type=positive_int, default=50, help="epochs after which the learning rate falls")
+    add("--gamma", type=not_negative, default=0.6, help="factor by which it falls")
+    add("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient term")
+    add("--loss_ssim", type=not_negative, default=0, help="weight of the two Lp+SSIM losses")
+    add("--i2t_dim", type=positive_int, default=32, help="channels of an image that meet the text")
+    add("--hidden_dim", type=positive_int, default=256, help="width of the text inside the network")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    add("--threads", type=positive_int, help="CPU threads (default: PyTorch's choice)")
     return parser
 
 
@@ -91,19 +91,16 @@ def train_step(
     grad_weight: float = 20,
     ssim_weight: float = 0,
 ) -> tuple[float, float, float, float]:
-    """One step of the official training on (b,1,h,w), (b,1,h,w), (b,L,768).
-
-    Returns what the log tells: loss, fusion loss, Lp+SSIM to A, Lp+SSIM to B.
-    """
+    """One step of the official training on (b,1,h,w), (b,1,h,w), (b,L,768); returns the losses as the log has them."""
     optimizer.zero_grad()
     fused = net(image_a, image_b, text)
-    loss_in_grad, _, _ = fusion_loss(image_a, image_b, fused, grad_weight)
+    fusion, _, _ = fusion_loss(image_a, image_b, fused, grad_weight)
     with torch.set_grad_enabled(ssim_weight != 0):
-        lplssim_a, lplssim_b = (lp_ssim_loss(image, fused)[0] for image in (image_a, image_b))
-    loss = loss_in_grad + ssim_weight * (lplssim_a + lplssim_b)
+        to_a, to_b = (lp_ssim_loss(image, fused)[0] for image in (image_a, image_b))
+    loss = fusion + ssim_weight * (to_a + to_b)
     loss.backward()
     optimizer.step()
-    return loss.item(), loss_in_grad.item(), lplssim_a.item(), lplssim_b.item()
+    return loss.item(), fusion.item(), to_a.item(), to_b.item()
 
 
 def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: torch.device) -> None:
@@ -122,13 +119,13 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
     start = time.time()
     step = 0
     with _new_log(args.log) as log, tqdm(total=last_step, unit="step") as progress:
-        for epoch in range(1, args.numepochs + 1):
+        for epoch in range(1, math.ceil(last_step / batches) + 1):
             batch_start = time.time()
             # The loader counts epochs from 0, as train.py does: the two take the same samples in the same order.
             loader = Loader(
                 dataset, args.batch_size, shuffle=not args.no_shuffle, drop_last=True, seed=args.seed, epoch=epoch - 1
             )
-            for batch, sample in enumerate(loader):
+            for batch, sample in enumerate(itertools.islice(loader, last_step - step)):
                 arrays = (sample.image_a, sample.image_b, sample.text)
                 losses = train_step(
                     net,
@@ -146,22 +143,16 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
                 progress.update()
                 batch_start = now
                 step += 1
-                if step == last_step:
-                    break
             schedule.step()
             if args.save:
                 save_weights(net, args.save, epoch, step)
-            if step == last_step:
-                break
         log.write(format_total_time(time.time() - start) + "\n")
 
 
 def _new_log(path: Path) -> TextIO:
-    try:
+    with naming(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         return path.open("w", encoding="utf-8", buffering=1)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
 
 
 def main(argv: Sequence[str] | None = None) -> None:

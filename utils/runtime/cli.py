@@ -63,23 +63,11 @@ def not_negative(text: str) -> float:
 
 
 def stage(text: str) -> str:
-    """``EPOCH:WEIGHT``: from this epoch (1 or above) on this weight (0 or above); see `weight_at`."""
+    """``EPOCH:WEIGHT``: this weight (0 or above) from this epoch (1 or above) on."""
     epoch, weight = text.split(":")
     positive_int(epoch)
     not_negative(weight)
     return text
-
-
-def weight_at(epoch: int, stages: Sequence[str], otherwise: float) -> float:
-    """The weight that `stages` (``EPOCH:WEIGHT`` each) give an epoch, counted from 1; `otherwise` before the first.
-
-    >>> [weight_at(epoch, ["2:5", "4:10"], 20) for epoch in (1, 2, 3, 4)]
-    [20, 5.0, 5.0, 10.0]
-    """
-    reached = [
-        (int(start), float(weight)) for start, weight in (text.split(":") for text in stages) if int(start) <= epoch
-    ]
-    return max(reached)[1] if reached else otherwise
 
 
 def _at_least(value: float, least: float) -> float:

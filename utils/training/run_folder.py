@@ -1,4 +1,4 @@
-"""The folder of a training run, what stands in it (film.md, section 3), and how a run is taken up again."""
+"""The folder of a training run and the files in it (film.md, section 3)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,119 +19,40 @@ import numpy as np
 from utils.data.images import side_by_side, write_png
 from utils.runtime.errors import UserError
 from utils.runtime.files import flush, naming, remove_leftovers, umask
-from utils.training.checkpoint import read_checkpoint, save_checkpoint
-from utils.training.loss_curves import draw_losses
+from utils.training.checkpoint import save_checkpoint
 from utils.training.loss_log import LOSSES, LogFile, LogLine, format_line, format_total_time, read_log
 
 CURVE_NAME = "loss.png"
 LOG_NAME = "log.txt"
 OPTIONS_NAME = "param.json"
-# The options that decide the losses. A run that is taken up keeps them.
-SETTINGS = (
-    "dataset_path",
-    "batch_size",
-    "lr",
-    "step_size",
-    "gamma",
-    "loss_grad_weight",
-    "grad_stages",
-    "loss_ssim",
-    "i2t_dim",
-    "hidden_dim",
-    "pretrain",
-    "seed",
-    "no_shuffle",
-    "crop",
-    "flip",
-    "skip_bad",
-)
-# Kept too, but free to change.
-LENGTH = "numepochs"
+ROOT = Path(__file__).resolve().parents[2]
+CODE = (ROOT / "train.py", ROOT / "net", ROOT / "utils")
 _CHECKPOINT = re.compile(r"ckpt_(\d+)(?:_step_(\d+))?\.pkl")
 
 
-def settings_of(options: Mapping[str, Any]) -> dict[str, str | float | list]:
-    """The options that decide the losses: those that are set, paths whole; the batch is that of all processes."""
-    options = {"grad_stages": [], "crop": [], "flip": False, **options}  # runs of earlier versions know none of these
-    settings = {name: _plain(options[name]) for name in SETTINGS if options.get(name) is not None}
-    return settings | {"batch_size": options["batch_size"] * options.get("processes", 1)}
-
-
-def _plain(value: Any) -> Any:
+def absolute(value: Any) -> Any:
+    """A path as the text of its absolute path; any other value as it is."""
     return str(value.resolve()) if isinstance(value, Path) else value
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that a training goes on from, and what it holds."""
-
-    path: Path
-    state: Mapping[str, Any]
-
-    @property
-    def run(self) -> Path | None:
-        """The folder of the run that it lies in; None for one that was copied elsewhere."""
-        folder = self.path.absolute().parent.parent
-        return folder if self.path.absolute().parent.name == "model" and (folder / OPTIONS_NAME).is_file() else None
-
-    @property
-    def options(self) -> dict[str, str | float | list]:
-        """The options that its training goes on with; in a file of an earlier version of this code only the seed."""
-        options = self.state.get("options", self.state)
-        if not isinstance(options, Mapping):
-            return {}
-        return {
-            name: options[name]
-            for name in (*SETTINGS, LENGTH)
-            if isinstance(options.get(name), str | int | float | list)
-        }
-
-
-def newest_checkpoint(root: Path, settings: Mapping[str, Any]) -> Checkpoint | None:
-    """The newest whole checkpoint of the newest run under `root` that has these settings (`settings_of`).
-
-    A checkpoint that is damaged is passed over, and a line says so.
-    """
-    runs = [path.parent for path in root.glob(f"*/*/{OPTIONS_NAME}") if _settings_in(path) == settings]
-    for path in reversed(_checkpoints(max(runs, key=_start))) if runs else ():
-        try:
-            return Checkpoint(path, read_checkpoint(path))
-        except UserError as error:
-            print(f"passed over: {error}")
-    return None
-
-
-def _settings_in(path: Path) -> dict[str, Any]:
-    """The settings in a param.json; none where it is damaged."""
-    try:
-        return settings_of(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, AttributeError, KeyError, TypeError):
-        return {}
-
-
-def _start(run: Path) -> list[int]:
-    """What orders runs by their start: the numbers of <yy_mm_dd_HH_MM>[_<n>]."""
-    return [int(number) for number in re.findall(r"\d+", run.name)]
-
-
-def _checkpoints(run: Path) -> list[Path]:
+def checkpoints(run: Path) -> list[Path]:
     """The checkpoints of a run by their names, oldest first."""
     found = [path for path in (run / "model").glob("ckpt_*.pkl") if _CHECKPOINT.fullmatch(path.name)]
     return sorted(found, key=_position)
 
 
 def _position(path: Path) -> tuple[int, int]:
-    """Epochs finished, and steps made within the next one's checkpoint (0 for that of a whole epoch), by the name."""
+    """Epochs finished and, for a checkpoint within an epoch, steps made (else 0), by the name."""
     epoch, step = _CHECKPOINT.fullmatch(path.name).groups()
     return int(epoch), int(step or 0)
 
 
-def make_run_folder(root: Path, options: Mapping[str, Any], code: Iterable[Path]) -> Path:
-    """Make ``<root>/<start>_epochs_..._gamma_.../<start>/`` with param.json and code/; it is whole or not there.
+def make_run_folder(root: Path, options: Mapping[str, Any], code: Iterable[Path] = CODE) -> Path:
+    """Make ``<root>/<start>_epochs_..._gamma_.../<start>/`` with param.json and code/; it is complete or absent.
 
     Args:
-        root: where runs lie, `exp`.
-        options: those of the run, by their official names; they go to param.json, paths in full.
+        root: the folder of the runs, `exp`.
+        options: those of the run, by their official names; they are written to param.json, with absolute paths.
         code: files and folders that define the run.
 
     Raises:
@@ -163,7 +83,7 @@ def _fill(folder: Path, options: Mapping[str, Any], code: Iterable[Path]) -> Non
             shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
         else:
             shutil.copy2(source, target)
-    content = {key: _plain(value) for key, value in options.items()}
+    content = {key: absolute(value) for key, value in options.items()}
     (folder / OPTIONS_NAME).write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
     for path in (*folder.rglob("*"), folder):
         flush(path)
@@ -171,7 +91,7 @@ def _fill(folder: Path, options: Mapping[str, Any], code: Iterable[Path]) -> Non
 
 
 def _rename_to_free(folder: Path, wanted: Path) -> Path:
-    """Rename `folder` to the first of <wanted>, <wanted>_2, ... that is not there: runs may start within one minute."""
+    """Rename `folder` to the first of <wanted>, <wanted>_2, ... that is free: runs may start within one minute."""
     for number in range(1, 1000):
         path = wanted if number == 1 else wanted.with_name(f"{wanted.name}_{number}")
         if not path.exists():
@@ -193,9 +113,10 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, epoch: int = 0, step: int = 0) -> None:
-        """Open a new run, or go on behind the checkpoint of so many epochs and steps: later steps leave the log.
+        """Open a new run, or continue after the checkpoint of `epoch` epochs and `step` steps.
 
-        Later checkpoints are set aside as ``<name>.bak``, and what a killed process was writing is removed.
+        Later steps are removed from the log, later checkpoints are renamed to ``<name>.bak``, and what a killed process
+        was writing is removed.
 
         Raises:
             UserError: the folder cannot be written to, or another process is writing to it.
@@ -206,7 +127,7 @@ class RunFolder:
             for folder in (path, *(child for child in path.rglob("*") if child.is_dir())):
                 remove_leftovers(folder, idle=0)
             # The newest first: a kill between two of them leaves the log longer than the checkpoints, never shorter.
-            later = [file for file in _checkpoints(path) if _position(file) > (epoch, step)]
+            later = [file for file in checkpoints(path) if _position(file) > (epoch, step)]
             for file in reversed(later):
                 file.replace(f"{file}.bak")
             if later:
@@ -232,28 +153,30 @@ class RunFolder:
     def save(self, state: Mapping[str, Any], whole_epoch: bool, keep: int | None = None) -> Path:
         """Write a checkpoint to model/, and return its path.
 
-        It is called ``ckpt_<epochs finished>.pkl``, within an epoch ``ckpt_<epochs finished>_step_<steps made>.pkl``.
+        Its name is ``ckpt_<epochs finished>.pkl``, within an epoch ``ckpt_<epochs finished>_step_<steps made>.pkl``.
 
         Args:
-            state: what it holds; 'epoch' and 'step' among it.
+            state: its content, with 'epoch' and 'step'.
             whole_epoch: whether it ends an epoch.
-            keep: how many checkpoints may stay, this one included; older ones are then removed.
+            keep: how many checkpoints to keep, this one included; older ones are removed.
 
         Raises:
-            UserError: it cannot be written; the former ones are still there.
+            UserError: it cannot be written; the earlier ones are kept.
         """
-        # A checkpoint on the disk vouches for the steps of the log up to it.
+        # Once the checkpoint is on the disk, the log must have all steps up to it.
         self._log.flush()
         within = "" if whole_epoch else f"_step_{state['step']:08}"
         path = self.path / "model" / f"ckpt_{state['epoch']}{within}.pkl"
         save_checkpoint(path, state)
-        for old in _checkpoints(self.path)[: -keep if keep else 0]:
+        for old in checkpoints(self.path)[: -keep if keep else 0]:
             with naming(old):
                 old.unlink()
         return path
 
     def refresh(self) -> None:
-        """Draw the loss curve of the log anew, if it holds a step."""
+        """Draw the loss curve of the log again, if the log holds a step."""
+        from utils.training.loss_curves import draw_losses  # matplotlib is slow to import
+
         if (self.path / LOG_NAME).stat().st_size:
             draw_losses({"Jittor": read_log(self.path / LOG_NAME)}, self.path / CURVE_NAME)
 
@@ -273,10 +196,10 @@ class RunFolder:
 
 
 class _Events:
-    """TensorBoard events of a run behind its first `step` steps; TensorBoard forgets those it had of later steps.
+    """TensorBoard events of a run after its first `step` steps; TensorBoard drops earlier events of later steps.
 
-    They are written at once and by the thread that computes: the SummaryWriter's own thread dies on a full disk, and
-    the training then waits for it for ever.
+    They are written immediately, by the thread that computes: the thread of a SummaryWriter dies on a full disk, and
+    the training then waits for it without end.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -304,6 +227,6 @@ class _Events:
             self._writer.flush()
 
     def close(self) -> None:
-        # All was flushed already, unless that failed; the failure was told then.
+        # Everything was flushed before, or the failure was reported then.
         with suppress(OSError):
             self._writer.close()

@@ -7,7 +7,7 @@ import signal
 
 import pytest
 
-from utils.runtime.cli import run_command, stage, weight_at
+from utils.runtime.cli import run_command, stage
 from utils.runtime.errors import Stopped, UserError
 
 
@@ -27,12 +27,6 @@ def test_commands_fail_in_one_line(error, code, line, capsys):
     assert run_command(main) == code
     assert capsys.readouterr().err == line + "\n"
     assert run_command(lambda argv: None) == 0
-
-
-def test_a_weight_rises_in_stages():
-    # the official weight where there are no stages, or none has begun
-    assert weight_at(1, [], 20) == 20
-    assert [weight_at(epoch, ["2:5", "4:10.5"], 20) for epoch in range(1, 6)] == [20, 5, 5, 10.5, 10.5]
 
 
 @pytest.mark.parametrize("text", ["0:1", "1", "1:-2", "a:1", "1:nan", "1:2:3"])

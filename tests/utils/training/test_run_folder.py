@@ -14,7 +14,8 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import is_leftover
 from utils.training.checkpoint import read_checkpoint
 from utils.training.loss_log import LogLine, read_log
-from utils.training.run_folder import RunFolder, make_run_folder, newest_checkpoint, settings_of
+from utils.training.resume import newest_checkpoint, settings_of
+from utils.training.run_folder import RunFolder, make_run_folder
 
 OPTIONS = {
     "dataset_path": Path("x.h5"),

@@ -1,0 +1,57 @@
+"""Signals that end a training between two steps, in all processes at the same step."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from utils.runtime import collective, processes
+from utils.runtime.errors import Stopped
+
+# mpirun forwards SIGUSR1 to its processes, and gives them all the time they need.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class StopRequest:
+    """Set by the first signal, so that the run ends after the current step; the second one ends it immediately.
+
+    Several processes stop at the same step, once all know that one of them got a signal. A second signal then changes
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self._signal: int | None = None
+        self._agreed = False
+
+    @property
+    def due(self) -> bool:
+        """Whether the run ends after the current step."""
+        return self._signal is not None if processes.count() == 1 else self._agreed
+
+    def mean(self, values: np.ndarray) -> list[float]:
+        """The mean of the losses (n,) over the processes; the same message tells all of them of a request to stop."""
+        means, self._agreed = collective.agree(values, self._signal is not None)
+        return means
+
+    def raise_if_due(self) -> None:
+        """Raise `Stopped` if the run was asked to stop."""
+        if self.due:
+            raise Stopped(self._signal or signal.SIGINT)
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals within a ``with`` block."""
+        previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, _: object) -> None:
+        if self._signal is not None and processes.count() == 1:
+            raise Stopped(number)
+        self._signal = number
