@@ -321,9 +321,6 @@ class RestrictedUnpickler:
 
     # What replaces the names that a file may ask for. The arguments come from the file and may be anything.
 
-    def _new_array(self, *_: Any) -> _Array:
-        return _Array()
-
     def _new_dtype(self, spec: Any, *_: Any) -> _Dtype:
         if not isinstance(spec, str) or not re.fullmatch("b1|[iu][1248]|f[248]", spec):
             raise Refused(f"holds values of type {str(spec)[:MAX_NAME]!r}; numbers were expected")
@@ -339,16 +336,6 @@ class RestrictedUnpickler:
         self.spend(len(text))
         return text.encode("latin1")
 
-    def _no_bytes(self) -> bytes:
-        return b""
-
-    def _first(self, value: Any, *_: Any) -> Any:
-        """A parameter becomes its tensor, a Var its array, a size its numbers."""
-        return value
-
-    def _new_dict(self) -> dict[Any, Any]:
-        return {}
-
     def _new_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
         if not isinstance(storage, Storage) or not _are_counts((offset,)) or not _are_counts(size):
             raise Refused("has a tensor that is none")
@@ -360,19 +347,24 @@ class RestrictedUnpickler:
         raise Refused("calls a type")
 
 
+def _first(_: RestrictedUnpickler, value: Any, *rest: Any) -> Any:
+    """A parameter becomes its tensor, a Var its array, a size its numbers."""
+    return value
+
+
 _NAMES: dict[str, Callable[..., Any]] = {
-    "numpy.core.multiarray._reconstruct": RestrictedUnpickler._new_array,
+    "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
     "numpy.core.multiarray.scalar": RestrictedUnpickler._new_scalar,
     "numpy.ndarray": RestrictedUnpickler._not_called,
     "numpy.dtype": RestrictedUnpickler._new_dtype,
-    "jittor.jittor_core.Var": RestrictedUnpickler._first,
-    "jittor_core.Var": RestrictedUnpickler._first,
-    "collections.OrderedDict": RestrictedUnpickler._new_dict,
+    "jittor.jittor_core.Var": _first,
+    "jittor_core.Var": _first,
+    "collections.OrderedDict": lambda _: {},
     "_codecs.encode": RestrictedUnpickler._encoded,
-    "__builtin__.bytes": RestrictedUnpickler._no_bytes,
+    "__builtin__.bytes": lambda _: b"",
     "torch._utils._rebuild_tensor_v2": RestrictedUnpickler._new_tensor,
-    "torch._utils._rebuild_parameter": RestrictedUnpickler._first,
-    "torch.Size": RestrictedUnpickler._first,
+    "torch._utils._rebuild_parameter": _first,
+    "torch.Size": _first,
     **{f"torch.{name}Storage": RestrictedUnpickler._not_called for name in _STORAGES},
 }
 
