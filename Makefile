@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint slow-test clean
+.PHONY: demo test lint slow-test docs clean
 
 # The main job on the sample that ships: preprocess, train briefly, fuse, measure, draw.
 demo: $(VENV)/.installed
@@ -19,6 +19,10 @@ slow-test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+# The figures of docs/, drawn from the code.
+docs: $(VENV)/.installed
+	$(BIN)/python -m tools.architecture
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed: make PYTHON=python3.11")'

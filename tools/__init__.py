@@ -1,0 +1,1 @@
+"""Further commands: compare, measure, check this machine, draw, and the PyTorch twin."""

@@ -1,0 +1,1 @@
+"""Results: inference, metrics of data sets, contact sheet and report."""

@@ -1,0 +1,1 @@
+"""The machine: Jittor, CUDA, processes, threads, files, errors and command lines."""

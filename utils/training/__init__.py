@@ -1,0 +1,1 @@
+"""Training: losses, optimiser, checkpoints, the run folder and its log."""

@@ -1,0 +1,98 @@
+"""The rooms: which module may import which, that tests mirror them, and that the figures of docs/ are up to date."""
+
+from __future__ import annotations
+
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tools import architecture
+from tools.architecture import ROOMS, ROOT, imports, modules, room_of
+
+JITTOR = "utils.runtime.jittor_env"
+
+
+@pytest.fixture(scope="module")
+def paths() -> dict[str, Path]:
+    return modules()
+
+
+@pytest.fixture(scope="module")
+def inner(paths) -> list[tuple[str, int, str]]:
+    """The imports of the project's own modules."""
+    return [found for found in imports() if found[2] in paths]
+
+
+def at(module: str, line: int) -> str:
+    return f"{modules()[module].relative_to(ROOT)}:{line}"
+
+
+def test_every_module_has_a_room(paths):
+    assert len(paths) >= 40
+    homeless = [str(path) for module, path in paths.items() if room_of(module) not in ROOMS and module != "utils"]
+    assert not homeless, f"not in a room: {homeless}"
+
+
+def test_imports_name_what_exists():
+    """And by its full name, so that the other tests see every import."""
+    relative = [f"{at(*where)} imports {name}" for *where, name in imports() if name.startswith(".")]
+    assert not relative
+    known, tops = modules(), ("net", "tools", "utils")
+    ours = [found for found in imports() if found[2].split(".")[0] in tops]
+    gone = [f"{at(*where)} imports {name}" for *where, name in ours if name not in known]
+    assert not gone
+
+
+def test_imports_go_down(inner):
+    """From tools and scripts through evaluation, training, text, data and net to runtime, never up."""
+    order = list(ROOMS)
+    up = [
+        f"{at(module, line)}: {room_of(module)} must not import {name}"
+        for module, line, name in inner
+        if order.index(room_of(name)) > order.index(room_of(module))
+    ]
+    assert not up
+
+
+def test_nothing_imports_a_script_or_a_tool(inner):
+    """But tools and tests."""
+    found = [
+        f"{at(module, line)} imports {name}"
+        for module, line, name in inner
+        if room_of(name) in ("scripts", "tools") and room_of(module) != "tools"
+    ]
+    assert not found
+
+
+def test_no_circles(inner):
+    """Imports within functions count too."""
+    graph = {module: {name for source, _, name in inner if source == module} for module, _, _ in inner}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        circle = set(pairwise(reversed(error.args[1])))
+        pytest.fail("\n".join(f"{at(*where)} imports {name}" for *where, name in inner if (where[0], name) in circle))
+
+
+def test_one_module_imports_jittor():
+    found = [
+        f"{at(module, line)} imports {name}"
+        for module, line, name in imports()
+        if name.split(".")[0] in ("jittor", "jittor_utils") and module != JITTOR
+    ]
+    assert not found, f"only {JITTOR} may"
+    assert JITTOR in modules()
+
+
+def test_tests_mirror_the_rooms():
+    files = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    assert {Path("utils") / room.removeprefix("utils.") for room in ROOMS if "." in room} <= {f.parent for f in files}
+    assert not [str(file) for file in files if not (ROOT / file.parent).is_dir()]
+
+
+@pytest.mark.parametrize("figure", ["architecture", "network"])
+def test_figures_are_up_to_date(figure):
+    drawn = (ROOT / "docs" / f"{figure}.svg").read_text(encoding="utf-8")
+    assert drawn == getattr(architecture, figure)(), f"docs/{figure}.svg is out of date: run `make docs`"
