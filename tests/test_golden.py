@@ -34,7 +34,7 @@ def small() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def images(small) -> dict[str, jt.Var]:
     """A and B (1, 1, 48, 64) in 0..1."""
-    return {side: jt.array(small[f"image_{side}"][None, None] / np.float32(255)) for side in "ab"}
+    return {side: jt.array(small[f"image_{side}"][None, None].astype(np.float32) / 255) for side in "ab"}
 
 
 @pytest.fixture(scope="module")

@@ -44,7 +44,7 @@ def compute(image_a: np.ndarray, image_b: np.ndarray) -> dict[str, Any]:
     net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})
     net.double()
     # The float32 quotients are the input, in whatever precision the network then computes.
-    a, b = (torch.from_numpy(image / np.float32(255)).double()[None, None] for image in (image_a, image_b))
+    a, b = (torch.from_numpy(image.astype(np.float32) / 255).double()[None, None] for image in (image_a, image_b))
     fused = net(a, b, torch.from_numpy(text_feature()).double())
     fusion = fusion_loss(a, b, fused, GRAD_WEIGHT)
     fusion[0].backward()
