@@ -40,7 +40,8 @@ def images(small) -> dict[str, jt.Var]:
 @pytest.fixture(scope="module")
 def net() -> Net:
     net = Net()
-    load_weights(net, {name: weight(name, tuple(p.shape)) for name, p in net.named_parameters()}, GOLDEN)
+    weights = {name: weight(name, tuple(p.shape)) for name, p in net.named_parameters()}
+    load_weights(net, GOLDEN, {"model": weights})
     return net
 
 
