@@ -19,11 +19,12 @@ import sys
 import sysconfig
 import tempfile
 import threading
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from utils.runtime import cuda, processes
+from utils.runtime import cuda, jittor_tree, processes
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -123,10 +124,17 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
         import jittor_utils
 
         jittor_utils.DelayProgress = _CompileProgress
+        # Jittor asks python3.x-config, which some Pythons lack, and which may belong to another Python.
+        paths = sysconfig.get_paths()
+        jittor_utils._py3_include_path = f'-I"{paths["include"]}" -I"{paths["platinclude"]}"'
+        jittor_utils._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")
         home = Path(jittor_utils.home())
         link_onednn(home)
         os.environ.update(cuda.environment(machine, home / CUDA_FOLDER) if machine else {"nvcc_path": ""})
-        import jittor
+        with warnings.catch_warnings():
+            # Since Python 3.12 escapes such as "\s" in its docstrings are warned about.
+            warnings.simplefilter("ignore", SyntaxWarning)
+            import jittor
     except Exception as error:
         raise UserError(
             f"jittor: cannot be started ({one_line(error)}); "
@@ -242,6 +250,7 @@ def use_device(name: str, tf32: bool = False) -> str:
 
 
 processes.prepare()
+jittor_tree.prefer_patched()
 CUDA = cuda.look()
 CUDA_PROBLEM = _problem(CUDA)
 jt = _bring_up(None if CUDA_PROBLEM else CUDA)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from utils.runtime import jittor_env
@@ -110,3 +112,52 @@ def test_ctrl_c_raises_keyboard_interrupt():
         "except KeyboardInterrupt:\n    print('caught')"
     )
     assert run_python(code).stdout == "caught\n"
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int16", "int32", "float16", "float32"])
+def test_arrays_of_every_type_come_back_as_they_were(dtype):
+    values = (np.arange(24).reshape(2, 3, 4) % 2).astype(dtype)
+    for array in (values, values[:, ::2], values.transpose(2, 0, 1), values[1:, :, 1:3]):
+        back = jt.array(array).numpy()
+        assert back.dtype == array.dtype
+        assert np.array_equal(back, array)
+
+
+@pytest.mark.parametrize("dtype", ["int64", "float64"])
+def test_64_bits_become_32(dtype):
+    back = jt.array(np.arange(6, dtype=dtype)).numpy()
+    assert back.dtype == np.dtype(dtype[:-2] + "32")
+    assert back.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    "scalar", [2, 2.0, np.int64(2), np.int32(2), np.float32(2), np.float64(2), np.array(2), True + 1]
+)
+def test_numbers_of_python_and_numpy_become_variables(scalar):
+    assert (jt.ones((2,)) * jt.array(scalar)).numpy().tolist() == [2, 2]
+    assert (jt.ones((2,)) + scalar).numpy().tolist() == [3, 3]
+
+
+@pytest.mark.parametrize("index", [2, np.int64(2), np.int32(2), np.uint8(2)])
+def test_numbers_of_python_and_numpy_are_indices(index):
+    assert jt.array(np.arange(5, dtype="float32"))[index].item() == 2
+
+
+def test_an_array_of_strings_is_refused():
+    with pytest.raises(RuntimeError, match="not support"):
+        jt.array(np.array(["a"]))
+
+
+def test_variables_are_saved_loaded_and_pickled(tmp_path):
+    values = np.arange(6, dtype="float32").reshape(2, 3)
+    jt.save({"a": jt.array(values), "n": 3}, str(tmp_path / "x.pkl"))
+    loaded = jt.load(str(tmp_path / "x.pkl"))
+    assert loaded["n"] == 3
+    assert np.array_equal(loaded["a"], values)
+    assert np.array_equal(pickle.loads(pickle.dumps(jt.array(values))).numpy(), values)
+
+
+def test_data_of_a_variable_is_its_memory():
+    variable = jt.zeros((2, 2))
+    variable.data[0, 1] = 5
+    assert variable.numpy().tolist() == [[0, 5], [0, 0]]
