@@ -33,7 +33,7 @@ from utils.runtime import cuda
 from utils.runtime.cli import run_command
 
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
-PYTHONS = ((3, 10), (3, 12))
+PYTHONS = ((3, 11), (3, 14))
 OLDEST_COMPILER = 9  # the first g++ that knows every instruction set of today's servers
 BUSY = 0.8  # share of its threads' time that an undisturbed program gets
 GIB = 1 << 30
@@ -90,21 +90,17 @@ def check_python() -> Iterator[Finding]:
     if low <= version <= high:
         yield Finding("Python", OK, text)
     else:
-        yield Finding("Python", FAIL, text, "make a virtual environment with Python 3.10 to 3.12")
+        yield Finding("Python", FAIL, text, "make a virtual environment with Python 3.11 to 3.14")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if not header.is_file():
         yield Finding("Python headers", FAIL, f"no {header}", "Debian, Ubuntu: apt install python3-dev")
 
 
 def check_packages() -> Iterator[Finding]:
-    advice = "pip install -r requirements.txt"
-    numpy = installed("numpy")
-    if numpy is None or not numpy.startswith("1."):
-        yield Finding("numpy", FAIL, numpy or "not installed", f"Jittor needs numpy 1: {advice}")
-    else:
-        yield Finding("numpy", OK, numpy)
-    jittor = installed("jittor")
-    yield Finding("Jittor", OK, jittor) if jittor else Finding("Jittor", FAIL, "not installed", advice)
+    for name, package in (("numpy", "numpy"), ("Jittor", "jittor")):
+        version = installed(package)
+        advice = "" if version else "pip install --no-deps -r requirements.lock"
+        yield Finding(name, OK if version else FAIL, version or "not installed", advice)
 
 
 def check_compiler() -> Iterator[Finding]:
@@ -136,7 +132,7 @@ def check_onednn() -> Iterator[Finding]:
         yield Finding("oneDNN", OK, f"version {wheel} of the wheel onednn-cpu-gomp; linked at Jittor's first start")
     else:
         text = "none; Jittor downloads its own (2.2.0) at its first start"
-        yield Finding("oneDNN", NOTE, text, "without network: pip install -r requirements.txt")
+        yield Finding("oneDNN", NOTE, text, "without network: pip install --no-deps -r requirements.lock")
 
 
 def check_cuda() -> Iterator[Finding]:

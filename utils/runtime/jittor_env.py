@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -111,9 +112,12 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
     """Prepare the machine, import Jittor (with the CUDA of `machine`, or without), and return it.
 
     Raises:
-        UserError: no compiler, no headers, or an import that fails (with its reason in one line).
+        UserError: no compiler, no headers, no Jittor, or an import that fails (with its reason in one line).
     """
     _check_compiler()
+    if importlib.util.find_spec("jittor") is None:
+        # --no-deps: Jittor asks for numpy<2, which has no wheels for Python 3.13.
+        raise UserError("jittor: not installed; pip install --no-deps jittor==1.3.11.0")
     # Jittor names its cache after the git branch its files lie in: a virtual environment inside a checkout would
     # compile everything anew on every branch.
     os.environ.setdefault("cache_name", "default")

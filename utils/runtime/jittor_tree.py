@@ -11,7 +11,6 @@ same Python.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import os
 import re
 import shutil
@@ -19,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +43,8 @@ def prefer_patched(patch: Path = PATCH) -> Path | None:
     Raises:
         UserError: the copy cannot be written.
     """
-    spec = importlib.util.find_spec("jittor")
+    # Not importlib.util.find_spec, which returns a Jittor that is imported already.
+    spec = PathFinder.find_spec("jittor")
     if spec is None or spec.origin is None:
         return None
     installed = Path(spec.origin).parents[1]

@@ -98,6 +98,7 @@ def test_no_compiler_is_one_line(tmp_path):
     ["import torch; from utils.runtime.jittor_env import jt", "from utils.runtime.jittor_env import jt; import torch"],
 )
 def test_torch_and_jittor_share_a_process_and_chatter_is_off(order):
+    pytest.importorskip("torch")
     code = f"{order}\nprint(torch.ones(3, 3).matmul(torch.ones(3, 3)).sum().item(), jt.ones((3, 3)).sum().item())"
     done = run_python(code)
     assert done.returncode == 0, done.stderr
