@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -137,3 +140,61 @@ def test_what_is_chosen_is_locked(part):
 def test_the_locks_name_no_host():
     for path in ROOT.glob("requirements*"):
         assert "://" not in path.read_text(encoding="utf-8"), path
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+def test_an_installed_film_requires_what_requirements_txt_names(project):
+    def names(lines) -> dict[str, str]:
+        parts = (re.match(r"([\w-]+)([^;]*)", line) for line in lines if line.strip() and not line.startswith("#"))
+        return {part[1]: part[2].strip() for part in parts}
+
+    declared = names([*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["text"]])
+    # Jittor's own, which must be named where Jittor is installed with --no-deps
+    assert declared.pop("astunparse") == ""
+    assert declared == names((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
+
+
+def test_every_package_and_file_of_data_is_installed(project):
+    declared = project["tool"]["setuptools"]
+    folders = [path.parent for room in ("net", "tools", "utils") for path in (ROOT / room).rglob("__init__.py")]
+    names = {".".join(("film_jittor", *folder.relative_to(ROOT).parts)): folder for folder in folders}
+    assert sorted(declared["packages"]) == sorted(["film_jittor", *names])
+    data = {
+        path
+        for name, folder in names.items()
+        for glob in declared["package-data"].get(name, ())
+        for path in folder.glob(f"{glob}/*" if glob.endswith("**") else glob)
+    }
+    others = {
+        path
+        for room in ("net", "utils")
+        for path in (ROOT / room).rglob("*.*")
+        if path.is_file() and path.suffix not in (".py", ".pyc")
+    }
+    assert others <= data
+
+
+def test_installed_commands_run_from_any_folder(project, tmp_path):
+    # A copy, since building leaves files.
+    source = tmp_path / "source"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "exp", "*output", "VLFDataset*", "build")
+    )
+    install = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--target", tmp_path / "site", source)
+    subprocess.run([sys.executable, "-m", "pip", *install], check=True, timeout=300)
+    site = os.pathsep.join([str(tmp_path / "site"), sysconfig.get_paths()["purelib"]])
+    for command in project["project"]["scripts"]:
+        done = subprocess.run(
+            [tmp_path / "site" / "bin" / command, "--help"],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": site},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.startswith(f"usage: {command}")

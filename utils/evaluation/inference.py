@@ -14,13 +14,18 @@ if TYPE_CHECKING:
     from net.Film import Net
 
 
+SHIPPED = Path(__file__).resolve().parents[2] / "models"
+
+
 def checkpoint_path(given: Path | None, task: str) -> Path:
-    """The weights to use: those given, else models/<task>.pth.
+    """The weights to use: those given, else models/<task>.pth here, else those that ship with this code.
 
     Raises:
         UserError: there is no such file.
     """
     path = given or Path("models") / f"{task}.pth"
+    if given is None and not path.is_file() and (SHIPPED / path.name).is_file():
+        path = SHIPPED / path.name
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint; name one with --ckpt_path (train.py writes .pkl files)")
     return path
