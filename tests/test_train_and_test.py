@@ -15,7 +15,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-import torch
 
 from net.shapes import TEXT_SHAPE
 from utils.data.h5 import H5Dataset, Sample, write_h5
@@ -132,6 +131,7 @@ def test_fused_images_and_the_table(trained, suffix):
     write_h5(folder / "Set_test.h5", samples(2))
     checkpoint = path / "model" / "ckpt_2.pkl"
     if suffix == "pth":
+        torch = pytest.importorskip("torch")
         model = read_checkpoint(checkpoint)["model"]
         checkpoint = folder / "film.pth"
         torch.save({"model": {f"module.{k}": torch.tensor(v) for k, v in model.items()}, "epoch": 2}, checkpoint)

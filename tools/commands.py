@@ -15,8 +15,8 @@ def _run(name: str) -> int:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     # The standard library has a module `test`, too.
     sys.modules.pop(name, None)
-    errors = importlib.import_module("utils.runtime.errors")
-    return errors.run_command(importlib.import_module(name).main)
+    cli = importlib.import_module("utils.runtime.cli")
+    return cli.run_command(importlib.import_module(name).main)
 
 
 def data_process() -> int:

@@ -16,16 +16,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
-import torch
-from torch import Tensor
 from tqdm import tqdm
+
+from utils.runtime.errors import EXIT_USAGE, UserError, missing
+
+try:
+    import torch
+    from torch import Tensor
+except ModuleNotFoundError:
+    print(f"error: {missing('torch')}", file=sys.stderr)
+    sys.exit(EXIT_USAGE)
 
 from net.shapes import STAGE_SIZE
 from tools.torch_film import HEADS, TwinNet, build_twin, fusion_loss, keep_freed_memory, lp_ssim_loss
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Loader
 from utils.runtime.cli import not_negative, positive_int, run_command
-from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path, naming
 from utils.training.checkpoint import PREFIX, read_weights
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time

@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import pytest
-import torch
 
 from net import ops
 from net.Film import Net
@@ -91,6 +90,7 @@ def test_any_size_works(size):
     ("length", "out"), [(301, 288), (288, 301), (480, 288), (384, 496), (7, 7), (1, 5), (640, 384)]
 )
 def test_nearest_takes_the_pixels_that_torch_takes(length, out):
+    torch = pytest.importorskip("torch")
     expected = torch.nn.functional.interpolate(torch.arange(length).float()[None, None], size=out, mode="nearest")
     assert nearest_indices(length, out).tolist() == expected[0, 0].int().tolist()
 

@@ -12,16 +12,18 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-import torch
 from scipy.ndimage import correlate
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from tools.torch_film import TwinNet, build_twin, fusion_loss, lp_ssim_loss
-from tools.torch_twin import load_weights, save_weights, train_step
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Loader
 from utils.runtime.errors import UserError
 from utils.training.loss_log import LogLine, read_log
+
+torch = pytest.importorskip("torch")
+
+from tools.torch_film import TwinNet, build_twin, fusion_loss, lp_ssim_loss  # noqa: E402
+from tools.torch_twin import load_weights, save_weights, train_step  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ROOT.parent / "shared"

@@ -19,7 +19,6 @@ import cv2
 import h5py
 import numpy as np
 import pytest
-import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -31,6 +30,8 @@ from utils.runtime.errors import UserError
 from utils.text.features import FeatureFiles, read_paragraph
 from utils.training.checkpoint import JITTOR_MARK, read_checkpoint
 from utils.training.loss_log import LogLine, format_line, read_log
+
+torch = pytest.importorskip("torch")
 
 fuzzed = settings(
     max_examples=int(os.environ.get("FUZZ", "25")),

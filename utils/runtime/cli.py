@@ -9,15 +9,15 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from utils.runtime import processes
-from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, Stopped, UserError
+from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, OPTIONAL, Stopped, UserError, missing
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run the `main` of a script and return its exit code.
 
-    0 on success; 2, after one line on stderr, for a `UserError`; 130 for Ctrl-C, 143 for SIGTERM. Any other exception
-    is a bug of ours and keeps its traceback. Among several processes the one that fails ends the others. Scripts end
-    with ``sys.exit(run_command(main))``.
+    0 on success; 2, after one line on stderr, for a `UserError` or a missing `OPTIONAL` package; 130 for Ctrl-C, 143
+    for SIGTERM. Any other exception is a bug of ours and keeps its traceback. Among several processes the one that
+    fails ends the others. Scripts end with ``sys.exit(run_command(main))``.
     """
     processes.silence_others()
     try:
@@ -26,6 +26,10 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
         # Names of strangers' files are in it; none shall break the line or steer the terminal.
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
         return processes.leave(EXIT_USAGE, f"error: {line}")
+    except ModuleNotFoundError as error:
+        if error.name not in OPTIONAL:
+            raise
+        return processes.leave(EXIT_USAGE, f"error: {missing(error.name)}")
     except KeyboardInterrupt as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         word = "terminated" if number == signal.SIGTERM else "interrupted"

@@ -6,6 +6,8 @@ import signal
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
+# What is imported only where it is needed, and may be missing.
+OPTIONAL = ("torch", "transformers")
 
 
 class UserError(Exception):
@@ -22,3 +24,11 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.signal = signal.Signals(number)
+
+
+def missing(package: str) -> str:
+    """What to do about an `OPTIONAL` package that is not installed."""
+    return (
+        f"{package}: not installed; text encoders, the PyTorch twin and .pth export need it: pip install {package} "
+        '(torch for the CPU alone: see "PyTorch" in the README)'
+    )

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from tools.torch_film import build_twin
 from utils.runtime.errors import UserError
 from utils.runtime.jittor_env import jt
 from utils.training.checkpoint import (
@@ -21,6 +19,10 @@ from utils.training.checkpoint import (
     save_checkpoint,
     weights_of_net,
 )
+
+torch = pytest.importorskip("torch")
+
+from tools.torch_film import build_twin  # noqa: E402
 
 
 class Two(jt.nn.Module):

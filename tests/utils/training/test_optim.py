@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from utils.runtime.jittor_env import jt
 from utils.training.optim import Adam, StepLR
+
+torch = pytest.importorskip("torch")
 
 
 def run_torch(start: np.ndarray, gradients: list[np.ndarray], step_size: int) -> tuple[list[np.ndarray], list[float]]:
