@@ -41,7 +41,7 @@ $(VENV)/bin/python:
 # Exactly the lock: --no-deps, since Jittor asks for numpy<2. Jittor comes as source; it is built with the setuptools and
 # wheel of the lock, not with the newest.
 $(VENV)/.installed: requirements.lock requirements.txt | $(VENV)/bin/python
-	@echo "Installing the packages of requirements.lock into $(VENV) (about 250 MB)"
+	@echo "Installing the packages of requirements.lock into $(VENV) (1 GB on disk)"
 	sed -n '/^\(setuptools\|wheel\)==/,/[^\\]$$/p' requirements.lock > $(VENV)/build.lock
 	$(INSTALL) --no-deps --require-hashes -r $(VENV)/build.lock
 	$(INSTALL) --no-deps --require-hashes --no-build-isolation -r requirements.lock
