@@ -31,6 +31,7 @@ from typing import Any
 
 from utils.runtime import cuda
 from utils.runtime.cli import run_command
+from utils.runtime.jittor_tree import jittor_home
 
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
 PYTHONS = ((3, 11), (3, 14))
@@ -75,12 +76,6 @@ def installed(package: str) -> str | None:
 
 def compiler() -> str:
     return os.environ.get("cc_path") or "g++"
-
-
-def jittor_home() -> Path:
-    import jittor_utils
-
-    return Path(jittor_utils.home())
 
 
 def check_python() -> Iterator[Finding]:

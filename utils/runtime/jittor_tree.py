@@ -11,6 +11,7 @@ same Python.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -51,11 +52,25 @@ def prefer_patched(patch: Path = PATCH) -> Path | None:
     changes = read_patch(patch.read_text(encoding="utf-8"))
     if not applies(changes, installed):
         return None
-    parent = Path(os.environ.get("JITTOR_HOME") or Path.home(), ".cache", "jittor", "film")
+    parent = jittor_home() / ".cache" / "jittor" / "film"
     with naming(parent):
         tree = patched_copy(installed, changes, parent)
     sys.path.insert(0, str(tree))
     return tree
+
+
+def jittor_home() -> Path:
+    """The folder below which Jittor has its cache, `.cache/jittor`, found without starting Jittor.
+
+    It is $JITTOR_HOME. Jittor notes that in a file for later starts, which may have no such variable.
+    """
+    if home := os.environ.get("JITTOR_HOME"):
+        return Path(home)
+    try:
+        noted = json.loads((Path.home() / ".cache" / "jittor" / "config.json").read_text(encoding="utf-8"))
+        return Path(noted["JITTOR_HOME"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return Path.home()
 
 
 def read_patch(text: str) -> dict[str, Change]:

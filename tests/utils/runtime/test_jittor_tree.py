@@ -107,3 +107,19 @@ def test_this_process_uses_the_copy():
     if applies(read_patch(PATCH.read_text()), INSTALLED):
         assert Path(jt.__file__).parents[2].name == "film"
     assert jittor_tree.PACKAGES == ("jittor", "jittor_utils")
+
+
+def test_jittor_home_is_found_without_jittor(tmp_path, monkeypatch):
+    """$JITTOR_HOME, else what Jittor noted at a start that had it, else the home; a damaged note counts as none."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("JITTOR_HOME", raising=False)
+    assert jittor_tree.jittor_home() == tmp_path
+    note = tmp_path / ".cache" / "jittor" / "config.json"
+    note.parent.mkdir(parents=True)
+    note.write_text('{"JITTOR_HOME": "/elsewhere"}')
+    assert jittor_tree.jittor_home() == Path("/elsewhere")
+    for text in ("{", "[]", "{}", '{"JITTOR_HOME": null}'):
+        note.write_text(text)
+        assert jittor_tree.jittor_home() == tmp_path
+    monkeypatch.setenv("JITTOR_HOME", "/mine")
+    assert jittor_tree.jittor_home() == Path("/mine")
