@@ -13,8 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 READMES = [ENGLISH, CHINESE]
-FOLDERS = [ROOT / name for name in ("VLFDataset", "exp", "log", "images", "net/kernels", "tests/golden")]
-PAGES = [*READMES, *sorted(ROOT.glob("docs/*.md")), *(page for folder in FOLDERS for page in sorted(folder.glob("*.md")))]
+FOLDERS = ("docs", "VLFDataset", "exp", "log", "images", "net/kernels", "tests/golden")
+PAGES = [*READMES, *(page for folder in FOLDERS for page in sorted(ROOT.glob(f"{folder}/*.md")))]
 # Options of other programs.
 FOREIGN = {"--allow-run-as-root", "--bind-to", "--depth", "--extra-index-url", "--hostfile", "--mca", "--no-deps"}
 # Not made yet: a real pair and its fused image.
