@@ -1,4 +1,4 @@
-"""Turn pairs of images and their text features into the H5 file that train.py and test.py read.
+"""Convert pairs of images and their text features to the H5 file that train.py and test.py read.
 
 python data_process.py --task IVF --dataset MSRS --mode train
 python data_process.py --raw downloads/RoadScene --mode test
@@ -37,21 +37,24 @@ SIZES = ("small", "original")
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Write VLFDataset_h5/<dataset>_<mode>.h5 from pairs of images and their text features: from "
-        "VLFDataset, from a data set as it was downloaded, or from any two folders.",
+        "VLFDataset, from a data set as downloaded, or from any two folders.",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     tasks = "; ".join(f"{key}: {task.title} ({', '.join(task.datasets)})" for key, task in TASKS.items())
-    add("--task", choices=tuple(TASKS), help=f"{tasks} (default: IVF, or what the layout says)")
-    add("--dataset", help="name of the data set: its folder within its task (default: MSRS, or what the layout says)")
+    add("--task", choices=tuple(TASKS), help=f"{tasks} (default: that of the layout, else IVF)")
+    add(
+        "--dataset",
+        help="name of the data set: its folder in the task's folder (default: that of the layout, else MSRS)",
+    )
     add("--mode", choices=MODES, default="train", help="training or test pairs: train.txt or test.txt")
     add(
         "--size",
         choices=SIZES,
         default="small",
-        help="small: training images become 288x384 (never those of MIF, nor test images); original: none is resized",
+        help="small: resize training images to 288x384 (not those of MIF, and no test images); original: resize none",
     )
-    add("--skip_bad", action="store_true", help="leave out pairs whose images or feature are no good, and name them")
+    add("--skip_bad", action="store_true", help="leave out bad pairs, and name them")
     add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
     add_source_options(parser)
     add = parser.add_argument_group("text").add_argument
@@ -59,20 +62,20 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--text_encoder",
         metavar="ENCODER",
         default="auto",
-        help=f"what turns paragraphs into features: {', '.join(FAMILIES)} (blip2: the paper's), a name on the hub, or "
-        "a folder that holds an encoder of width 768; npy: ready features; auto: these where there are any, else bert",
+        help=f"the encoder of the paragraphs: {', '.join(FAMILIES)} (blip2: the paper's), or another of width 768, "
+        "by its name on the hub or its folder; npy: ready features; auto: npy if any exist, else bert",
     )
     add(
         "--caption",
         metavar="MODEL",
-        help="first write a paragraph for each pair that has none, from captions of its images, for a person to edit: "
-        f"{', '.join(CAPTIONERS)}, a name on the hub, or a folder that holds a BLIP captioning model",
+        help="first write a draft for each pair without a paragraph, from captions of its images; edit these drafts. "
+        f"{', '.join(CAPTIONERS)}, or another BLIP captioning model, by its name on the hub or its folder",
     )
     return parser
 
 
 def read_sample(pair: Pair, features: FeatureFiles | EncodedText, resize: bool) -> Sample:
-    """Read a pair: gray images, at 288x384 if `resize`, then divided by 255, and its text feature.
+    """Read the text feature and the gray images of a pair, resized to 288x384 if `resize`, and divided by 255.
 
     Raises:
         UserError: a file is missing or unreadable, or the two images differ in size.
@@ -86,7 +89,7 @@ def read_sample(pair: Pair, features: FeatureFiles | EncodedText, resize: bool) 
 
 
 def read_unless_bad(pair: Pair, features: FeatureFiles | EncodedText, resize: bool, skip_bad: bool) -> Sample | None:
-    """`read_sample`; a bad pair is named in a warning and None if `skip_bad`. A constant image is else only named.
+    """`read_sample`, but with `skip_bad` a bad pair becomes None. Bad pairs and constant images are logged.
 
     Raises:
         UserError: as `read_sample`, unless `skip_bad`.
@@ -105,32 +108,28 @@ def read_unless_bad(pair: Pair, features: FeatureFiles | EncodedText, resize: bo
 
 
 def good_samples(samples: Iterable[Sample | None], path: Path) -> Iterator[Sample]:
-    """Those that are not None.
-
-    Raises:
-        UserError: there are none for `path`.
-    """
+    """The samples that are not None; raises `UserError` if there are none, so that `path` is not written."""
     count = 0
     for sample in samples:
         if sample:
             count += 1
             yield sample
     if not count:
-        raise UserError(f"{path}: not written, no good pair is left")
+        raise UserError(f"{path}: not written, because no good pair is left")
 
 
 def data_process(args: argparse.Namespace) -> None:
-    """Write the H5 file that the options ask for.
+    """Write the H5 file that the options describe.
 
     Raises:
-        UserError: names the list, image, text or feature that is missing or wrong; no H5 file is left then.
+        UserError: a list, image, text or feature is missing or bad; no H5 file is written then.
     """
     source = find_source(args, args.mode)
     print(source.found)
     resize = args.mode == "train" and args.size == "small" and TASKS[source.task].resized
     if args.caption:
         written = write_captions(source.pairs, source.task, partial(Captioner, args.caption))
-        drafts = f" ({written[0]}, ...); they are drafts: edit them, and run this again" if written else ""
+        drafts = f" ({written[0]}, ...); these are drafts: edit them, and run this again" if written else ""
         print(f"captions: {len(written)} written{drafts}")
     features = text_features(args.text_encoder, source.pairs)
     print(features.prepare(source.pairs))

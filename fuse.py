@@ -5,8 +5,8 @@
 
 A is the infrared image (MRI, over-exposed, near focus), B the visible one (CT/PET/SPECT, under-exposed, far focus).
 
-The text is --text, --text_file or --text_feature, for all pairs; else Text/<name>.txt or TextFeature/<name>.npy next to
-the images; else a neutral sentence, and a line says so.
+--text, --text_file or --text_feature apply to all pairs. Without them the text of a pair is Text/<name>.txt or
+TextFeature/<name>.npy next to the images, else a neutral sentence, and a line says so.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ NEUTRAL = "The {} and the {} of the same scene."
 
 @dataclass(frozen=True)
 class Job:
-    """A pair and where its results go."""
+    """A pair and its output files."""
 
     pair: Pair
     gray: Path
@@ -47,44 +47,44 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="image A, or a folder of images")
-    add("b", type=Path, metavar="B", help="image B, or a folder of images under the same names")
+    add("b", type=Path, metavar="B", help="image B, or a folder of images with the same names")
     add(
         *("-o", "--out"),
         type=Path,
-        help="a .png file (in colour beside it: <name>_RGB.png); for two folders a folder, which gets Gray/ and RGB/ "
+        help="a .png file (its colour version is <name>_RGB.png); for two folders, a folder for Gray/ and RGB/ "
         "(default: <name of A>_fused.png; fused/)",
     )
     text = parser.add_mutually_exclusive_group()
     text.add_argument("--text", help="an English paragraph that describes both images")
-    text.add_argument("--text_file", type=Path, metavar="F", help="a UTF-8 file that holds it")
-    text.add_argument("--text_feature", type=Path, metavar="F.npy", help="its ready feature, float32 (1, 149, 768)")
+    text.add_argument("--text_file", type=Path, metavar="F", help="a UTF-8 file with this paragraph")
+    text.add_argument("--text_feature", type=Path, metavar="F.npy", help="its feature, float32 (1, 149, 768)")
     add(
         "--text_encoder",
         metavar="ENCODER",
         default="auto",
-        help="as in data_process.py: the one that the weights were trained with (default: ready features, else bert)",
+        help="the encoder of the training, as in data_process.py (default: ready features if any exist, else bert)",
     )
-    add("--task", choices=tuple(TASKS), default="IVF", help="chooses the default checkpoint (default: IVF)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="selects the default checkpoint (default: IVF)")
     add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
-    add("--color", action="store_true", help="also write the picture in colour: the fused luma, the sources' chroma")
-    add("--resize", action="store_true", help="bring the smaller image of a pair to the size of the larger")
+    add("--color", action="store_true", help="also write a colour image: the fused luma with the chroma of the sources")
+    add("--resize", action="store_true", help="resize the smaller image of a pair to the size of the larger")
     add_device_options(parser)
     return parser
 
 
 def find_jobs(a: Path, b: Path, out: Path | None, task: str) -> list[Job]:
-    """The pairs that two files or two folders make, and where their results go.
+    """The pairs of two files or two folders, and their output files.
 
     Raises:
-        UserError: one is a file and the other a folder, no names match, or `out` is no .png file.
+        UserError: only one is a folder, no names match, or `out` is not a .png file.
     """
     if a.is_dir() != b.is_dir():
-        raise UserError(f"{a}, {b}: two images or two folders of images were expected, not one of each")
+        raise UserError(f"{a}, {b}: expected two images or two folders of images, not one of each")
 
     def pair(name: str, image_a: Path, image_b: Path) -> Pair:
         folder = image_a.parent.resolve()
-        dataset, beside = folder.parent.name, (folder.parent, folder)
-        return pair_of(name, image_a, image_b, Path("VLFDataset"), task, dataset, beside)
+        dataset, folders = folder.parent.name, (folder.parent, folder)
+        return pair_of(name, image_a, image_b, Path("VLFDataset"), task, dataset, folders)
 
     if a.is_dir():
         out = out or Path("fused")
@@ -94,7 +94,7 @@ def find_jobs(a: Path, b: Path, out: Path | None, task: str) -> list[Job]:
         ]
     out = out or Path(f"{a.stem}_fused.png")
     if out.suffix.lower() != ".png" or out.is_dir():
-        raise UserError(f"{out}: the name of a .png file was expected")
+        raise UserError(f"{out}: expected the name of a .png file")
     return [Job(pair(a.stem, a, b), out, out.with_name(f"{out.stem}_RGB.png"))]
 
 
@@ -102,20 +102,20 @@ def read_images(pair: Pair, resize: bool) -> tuple[np.ndarray, np.ndarray]:
     """The gray images of a pair, float32 (H, W) in 0..1.
 
     Raises:
-        UserError: an image cannot be read, or they differ in size and `resize` is not set.
+        UserError: an image cannot be read, or the sizes differ and `resize` is not set.
     """
     a, b = read_gray(pair.image_a), read_gray(pair.image_b)
     if resize:
         a, b = to_one_size(a, b)
-    require_one_size(a, b, pair.image_a, pair.image_b, "; --resize brings the smaller to the size of the larger")
+    require_one_size(a, b, pair.image_a, pair.image_b, "; --resize resizes the smaller one")
     return a / np.float32(255), b / np.float32(255)
 
 
 def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pair], np.ndarray]:
-    """A function that returns the text feature of a pair, float32 (149, 768); prints where the features come from.
+    """A function that returns the text feature of a pair, float32 (149, 768). Prints the source of the features.
 
     Raises:
-        UserError: a text or feature is missing or no good, or the encoder is unavailable.
+        UserError: a text or feature is missing or bad, or the encoder is unavailable.
     """
     given = args.text is not None or args.text_file is not None
     if args.text_feature:
@@ -123,37 +123,35 @@ def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pa
     features = text_features(args.text_encoder, () if given else pairs)
     if isinstance(features, FeatureFiles):
         if given:
-            raise UserError("--text_encoder npy: encodes no text; name another encoder, or give --text_feature")
+            raise UserError("--text_encoder npy: cannot encode a text; name another encoder, or use --text_feature")
         print(features.prepare(pairs))
         return features.feature
 
     if given:
         text = read_paragraph(args.text_file) if args.text_file else args.text.strip()
         if not text:
-            raise UserError("--text: is empty; an English paragraph about the pair was expected")
+            raise UserError("--text: is empty; expected an English paragraph about the pair")
         texts = {pair.name: text for pair in pairs}
     else:
         neutral = NEUTRAL.format(*TASKS[args.task].sides)
         texts = {pair.name: read_paragraph(pair.text) if pair.text.is_file() else neutral for pair in pairs}
         if without := sum(not pair.text.is_file() for pair in pairs):
-            print(
-                f"no text for {without} of {len(pairs)} pairs: the neutral sentence {neutral!r} is used; --text or "
-                "--text_file describes them, or Text/<name>.txt beside the images"
-            )
+            print(f"no text for {without} of {len(pairs)} pairs: the neutral sentence {neutral!r} is used")
+            print("to describe them: --text, --text_file, or Text/<name>.txt next to the images")
     print(features.prepare_texts(texts))
     return lambda pair: features.feature_of(pair.name)
 
 
 def fuse_files(args: argparse.Namespace) -> None:
-    """Fuse as the options say.
+    """Fuse the pairs that the options select.
 
     Raises:
-        UserError: images, text or weights that are missing or do not fit.
+        UserError: images, text or weights are missing or do not fit.
     """
     path = checkpoint_path(args.ckpt_path, args.task)
     jobs = find_jobs(args.a, args.b, args.out, args.task)
     if len(jobs) == 1:
-        # Before the minutes that a text encoder's download may take.
+        # Check them before a text encoder's download, which may take minutes.
         read_images(jobs[0].pair, args.resize)
     feature = features_of([job.pair for job in jobs], args)
 

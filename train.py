@@ -194,7 +194,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
             print(f"skipped: {len(dataset.skipped)} bad pairs, named above")
         if processes.is_main():
             print(f"checkpoint: {saved}\nloss curve: {run.path / CURVE_NAME}")
-        collective.meet()  # no process ends before process 0 has written everything
+        collective.barrier()  # no process ends before process 0 has written everything
         stop.raise_if_due()
 
 

@@ -161,7 +161,7 @@ def test_a_downloaded_data_set(tmp_path, given):
     [
         (("--dir_a", "x"), "images: either --raw, or both --dir_a and --dir_b, or neither"),
         (("--raw", "x", "--dir_a", "x", "--dir_b", "y"), "images: either --raw, or both --dir_a and --dir_b"),
-        (("--list", "x"), "--list: goes with --raw or --dir_a and --dir_b"),
+        (("--list", "x"), "--list: use it with --raw, or with --dir_a and --dir_b"),
         (("--raw", "gone"), "gone: no such folder"),
     ],
 )
@@ -172,7 +172,7 @@ def test_options_that_do_not_go_together(tmp_path, options, message):
 
 
 def only_line(stderr: str) -> str:
-    """What was printed beside the progress bar, a single line."""
+    """The single line that was printed next to the progress bar."""
     (line,) = (s for s in stderr.replace("\r", "\n").splitlines() if s.strip() and not s.startswith("Set train:"))
     return line
 
@@ -206,7 +206,7 @@ def infinite_feature(root: Path) -> None:
         (put("Image/IVF/Set/VI/4.tif", b"II*\0broken"), "VI/4.tif: cannot be decoded"),
         (other_size, "IR/2.jpg: a pair of different sizes, 33x18 and 33x19"),
         (drop("TextFeature/IVF/Set/3.npy"), "3.npy: no such text feature"),
-        (other_feature, "3.npy: holds float32 of shape (1, 77, 768); a float32 .npy of shape (1, 149, 768)"),
+        (other_feature, "3.npy: holds float32 of shape (1, 77, 768); expected a float32 .npy of shape (1, 149, 768)"),
         (infinite_feature, "3.npy: holds values that are not finite"),
     ],
 )
@@ -259,4 +259,4 @@ def test_bad_pairs_are_left_out_on_request(tmp_path):
     (base / "train.txt").write_text("1.png")
     done = run(*options, "--skip_bad")
     assert done.returncode == 2
-    assert "Set_train.h5: not written, no good pair is left" in done.stderr
+    assert "Set_train.h5: not written, because no good pair is left" in done.stderr

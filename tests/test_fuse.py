@@ -46,7 +46,7 @@ def picture(seed: int, size: tuple[int, int] = SIZE, channels: int = 3) -> np.nd
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Weights, two folders of two pairs (gray and in colour, one name with spaces and dots), features beside them."""
+    """Weights, two folders of two pairs (gray and in colour, one name with spaces and dots), features next to them."""
     from net.Film import Net
     from utils.runtime.jittor_env import jt
     from utils.training.checkpoint import save_checkpoint, weights_of_net
@@ -108,7 +108,7 @@ def test_color_in_test_leaves_the_gray_images_as_they_are(tested):
 
 
 def test_two_folders_give_what_test_gives(tested):
-    """The features lie beside the images."""
+    """The features are next to the images."""
     done = run("fuse.py", "IR", "VI", "-o", "out", "--ckpt_path", "net.pkl", "--color", cwd=tested)
     assert done.returncode == 0, done.stderr
     assert "fused: out/Gray and out/RGB" in done.stdout
@@ -118,7 +118,7 @@ def test_two_folders_give_what_test_gives(tested):
 
 
 def test_one_pair(tested):
-    """By default beside nothing but the person: <name of A>_fused.png where they are."""
+    """By default in the current folder: <name of A>_fused.png."""
     arguments = (tested / "IR" / "x.png", tested / "VI" / "x.bmp", "--ckpt_path", tested / "net.pkl")
     (tested / "here").mkdir()
     done = run("fuse.py", *arguments, cwd=tested / "here")
@@ -129,7 +129,7 @@ def test_one_pair(tested):
 
 
 def test_a_text_is_encoded(place, encoder, tmp_path):
-    """The paragraph beside the images, the same from a file, and for the pair without one a neutral sentence."""
+    """The paragraph next to the images, the same from a file, and for the pair without one a neutral sentence."""
     options = ("--ckpt_path", place / "net.pkl", "--text_encoder", encoder)
     for seed, name in enumerate("pq"):
         for folder in "ab":
@@ -173,13 +173,13 @@ def test_wrong_input_is_one_line(place, tmp_path):
         ((a, b, *out), "models/IVF.pth: no such checkpoint; name one with --ckpt_path"),
         ((a, b, *out, "--task", "MEF"), "models/MEF.pth: no such checkpoint"),
         ((a, tmp_path / "gone.png", *out, *weights), "gone.png: no such image"),
-        ((a, place / "VI", *out, *weights), "two images or two folders of images were expected"),
+        ((a, place / "VI", *out, *weights), "expected two images or two folders of images"),
         ((place / "IR", tmp_path, *weights), "no image has a partner of the same name"),
-        ((a, b, "-o", "out.tif", *weights), "out.tif: the name of a .png file was expected"),
+        ((a, b, "-o", "out.tif", *weights), "out.tif: expected the name of a .png file"),
         ((a, b, *out, *weights, "--text", " "), "--text: is empty"),
         ((a, b, *out, *weights, "--text_file", tmp_path / "empty.txt"), "empty.txt: is empty"),
         ((a, b, *out, *weights, "--text_file", tmp_path / "latin.txt"), "latin.txt: is not UTF-8"),
-        ((a, b, *out, *weights, "--text", "x", "--text_encoder", "npy"), "--text_encoder npy: encodes no text"),
+        ((a, b, *out, *weights, "--text", "x", "--text_encoder", "npy"), "--text_encoder npy: cannot encode a text"),
         ((a, b, *out, *weights, "--text", "x", "--text_file", "y"), "not allowed with argument"),
         ((a, b, *out, *weights, "--text_feature", tmp_path / "gone.npy"), "gone.npy: no such text feature"),
     ):

@@ -92,7 +92,7 @@ def test_gpus_that_are_used_unused_or_absent(monkeypatch):
     monkeypatch.setattr(cuda, "look", lambda: replace(mismatch, root=Path("/x")))
     found = findings_of(doctor.check_cuda)
     assert "8.0 GiB, compute capability 9.0" in found["GPU"].text
-    assert "goes up to CUDA 12.4, nvcc is 13.0" in found["CUDA"].text
+    assert "supports CUDA up to 12.4, nvcc is 13.0" in found["CUDA"].text
     assert found["cublas"].state == NOTE
     assert found["CUDA"].state == NOTE, "the CPU computes: FILM runs"
 

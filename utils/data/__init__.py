@@ -1,1 +1,1 @@
-"""Pairs of images: tasks, layouts of data sets, reading, colour and the H5 format."""
+"""Pairs of images: tasks, layouts of data sets, image files, colour and the H5 format."""

@@ -1,8 +1,8 @@
-"""The H5 files between data_process.py and the network (film.md, section 4).
+"""The H5 files that data_process.py writes and train.py and test.py read (film.md, section 4).
 
-Groups ``imageA``, ``imageB`` and ``text`` hold a float32 dataset for each sample name: (1, H, W), (1, H, W) and
-(1, 149, 768). Official readers open these files, so names, shapes, dtypes and values must not change. They do not see
-the attribute ``source`` of an image: the absolute path of the file that it was read from, in UTF-8 of fixed length.
+Groups ``imageA``, ``imageB`` and ``text`` hold one float32 dataset per sample name: (1, H, W), (1, H, W) and
+(1, 149, 768). The official code reads these files, so names, shapes, dtypes and values must not change. It ignores the
+attribute ``source`` of an image: the absolute path of the image file, in UTF-8 of fixed length.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from types import NoneType, TracebackType
+from types import NoneType
 
 import h5py
 import numpy as np
@@ -31,21 +31,20 @@ logger = logging.getLogger(__name__)
 
 GROUPS = ("imageA", "imageB", "text")
 SOURCE = "source"
-# What h5py raises on a damaged file, depending on where the damage is; on an odd object where an array should be, too.
+# What h5py raises for a damaged file, depending on the place of the damage, or for an object that is not an array.
 DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError, MemoryError)
-# Bytes that names and their order may take between two samples; much more than they do.
+# Upper bound of the bytes that HDF5 needs for the names of one more sample; the actual size is much smaller.
 METADATA = 1 << 20
-# Bytes of a path (PATH_MAX of Linux).
-MAX_PATH = 4096
-# Of an image; HDF5 lets a file of a few bytes claim any number.
-MAX_PIXELS = 1 << 27
+MAX_PATH = 4096  # bytes (PATH_MAX of Linux)
+MAX_PIXELS = 1 << 27  # of an image; a damaged or hostile HDF5 file of a few bytes can claim any number
+AGAIN = "run data_process.py again"
 
 
 @dataclass(frozen=True)
 class Sample:
     """One pair: images (1, H, W) in 0..1 and the text feature (149, 768), float32.
 
-    `sources` are the files of the images, for `write_h5` to note; `H5Dataset.sources` reads them back.
+    `sources` are the image files; `write_h5` stores their paths, and `H5Dataset.sources` reads them.
     """
 
     name: str
@@ -56,7 +55,7 @@ class Sample:
 
 
 def constant_image(sample: Sample) -> str | None:
-    """Which image of a sample is the same everywhere, in words; None where both show something."""
+    """Says which image of a sample has the same value everywhere; None if neither has."""
     for side, image in (("A", sample.image_a), ("B", sample.image_b)):
         if image.min() == image.max():
             return f"image {side} is constant"
@@ -64,30 +63,30 @@ def constant_image(sample: Sample) -> str | None:
 
 
 def write_h5(path: Path, samples: Iterable[Sample]) -> int:
-    """Write samples as they come, so that memory stays flat; returns their number.
+    """Write samples one by one, so that memory use stays constant; returns their number.
 
     Raises:
-        UserError: two samples have one name, or the file cannot be written; no file is left then.
+        UserError: two samples have the same name, or the file cannot be written; then no file is left.
     """
     count = 0
     with atomic_path(path) as temporary, _new_h5(temporary) as file:
         groups = [file.create_group(name) for name in GROUPS]
         for sample in samples:
             if sample.name in groups[0]:
-                raise UserError(f"{path}: {sample.name!r} would stand there twice")
+                raise UserError(f"{path}: duplicate sample name {sample.name!r}")
             arrays = (sample.image_a, sample.image_b, to_stored(sample.text))
             arrays = [array.astype(np.float32, copy=False) for array in arrays]
             _reserve(file, sum(array.nbytes for array in arrays))
             for group, array in zip(groups, arrays, strict=True):
                 group.create_dataset(sample.name, data=array)
             for group, source in zip(groups, sample.sources or (), strict=False):
-                _note_source(group[sample.name], source)
+                _store_source(group[sample.name], source)
             count += 1
     return count
 
 
-def _note_source(image: h5py.Dataset, source: Path) -> None:
-    """Note which file an image was read from. A path that UTF-8 cannot write is left out."""
+def _store_source(image: h5py.Dataset, source: Path) -> None:
+    """Store the path of an image file, unless it cannot be encoded as UTF-8."""
     with suppress(UnicodeEncodeError):
         path = str(source.absolute()).encode()
         image.attrs.create(SOURCE, path, dtype=h5py.string_dtype("utf-8", len(path)))
@@ -95,7 +94,7 @@ def _note_source(image: h5py.Dataset, source: Path) -> None:
 
 @contextmanager
 def _new_h5(path: Path) -> Iterator[h5py.File]:
-    """A new H5 file; a disk that fills up is an `OSError` of Python's, before HDF5 meets it."""
+    """A new H5 file. A full disk raises `OSError` here, before HDF5 notices it."""
     file = h5py.File(path, "w")
     try:
         _reserve(file, 0)
@@ -103,7 +102,7 @@ def _new_h5(path: Path) -> Iterator[h5py.File]:
         file.flush()
         size = file.id.get_filesize()
     except BaseException:
-        # What HDF5 has not written yet goes to memory, which is then released.
+        # On close, HDF5 writes its buffers to the file; let it write to memory that is then released.
         memory = os.memfd_create("discarded")
         os.dup2(memory, file.id.get_vfd_handle())
         os.close(memory)
@@ -114,28 +113,25 @@ def _new_h5(path: Path) -> Iterator[h5py.File]:
 
 
 def _reserve(file: h5py.File, size: int) -> None:
-    """Have the disk keep room for `size` bytes more: HDF5 ends the process where it cannot write what it holds.
-
-    Raises:
-        OSError: there is no room.
-    """
+    """Reserve disk space for `size` more bytes, else raise `OSError`: HDF5 would end the process on a full disk."""
     os.posix_fallocate(file.id.get_vfd_handle(), file.id.get_filesize(), size + METADATA)
 
 
 class H5Dataset:
     """The samples of an H5 file, in the key order of its groups (alphabetical). The file is opened once.
 
-    A bad sample is one that `__getitem__` refuses, one that is not in all groups, or one with a constant image: the
-    network can do with that, but it shows nothing, so where bad samples are kept it is only named.
+    A sample is bad if `__getitem__` raises an error for it, if it is not in all groups, or if one of its images is
+    constant. The network accepts constant images, so without `skip_bad` they only cause a warning.
 
     Args:
         path: the file.
-        skip_bad: read all samples now, name the bad ones in a warning each, and leave them out; `skipped` holds them.
-        one_size: count as bad, too, what has another size than most samples; batches need one.
+        skip_bad: read all samples now, log a warning for each bad one, and leave it out. `skipped` maps the names of
+            bad samples to the reasons.
+        one_size: samples of another size than the most frequent one are bad, too; a batch needs a single size.
 
     Raises:
-        UserError: the file is missing or damaged, a group is missing or empty, a name leads out of a folder, no good
-            sample is left, or, without `skip_bad`, the groups differ in their samples.
+        UserError: the file is missing or damaged, a group is missing or empty, a name is not a plain file name, no
+            good sample is left, or, without `skip_bad`, the groups have different samples.
     """
 
     def __init__(self, path: Path, skip_bad: bool = False, one_size: bool = False) -> None:
@@ -147,14 +143,14 @@ class H5Dataset:
         try:
             self._file = h5py.File(self.path, "r")
         except DAMAGE as error:
-            raise UserError(f"{self.path}: no H5 file, or a damaged one; data_process.py writes it anew") from error
+            raise UserError(f"{self.path}: not an H5 file, or damaged; {AGAIN}") from error
         try:
             self.names = self._checked_names(skip_bad)
             if skip_bad:
                 self._skip_bad(one_size)
         except DAMAGE as error:
             self.close()
-            raise UserError(f"{self.path}: a damaged H5 file; data_process.py writes it anew") from error
+            raise UserError(f"{self.path}: a damaged H5 file; {AGAIN}") from error
         except UserError:
             self.close()
             raise
@@ -162,9 +158,9 @@ class H5Dataset:
     def _checked_names(self, skip_bad: bool) -> list[str]:
         for group in GROUPS:
             if not isinstance(self._file.get(group, getlink=True), h5py.HardLink | NoneType):
-                raise UserError(f"{self.path}: {group} is a link to elsewhere; data_process.py writes the file anew")
+                raise UserError(f"{self.path}: {group} is a link to another place; {AGAIN}")
             if not isinstance(self._file.get(group), h5py.Group):
-                raise UserError(f"{self.path}: no group {group!r}; {', '.join(GROUPS)} were expected")
+                raise UserError(f"{self.path}: no group {group!r}; expected {', '.join(GROUPS)}")
         first, *others = ([*self._file[group]] for group in GROUPS)
         if not first:
             raise UserError(f"{self.path}: holds no sample")
@@ -174,12 +170,12 @@ class H5Dataset:
         if self.skipped and not skip_bad:
             raise UserError(next(iter(self.skipped.values())))
         for name in first:
-            # They become names of pictures.
+            # They become the names of image files.
             require_plain_name(name, self.path)
         return [name for name in first if name not in self.skipped]
 
     def _skip_bad(self, one_size: bool) -> None:
-        """Take the bad samples out of `names` into `skipped`, each with the reason, and name them."""
+        """Move the bad samples from `names` to `skipped`, with the reasons, and log them."""
         sizes: dict[str, tuple[int, ...]] = {}
         for name in tqdm(self.names, desc=f"check {self.path.name}", unit="pair"):
             try:
@@ -200,24 +196,23 @@ class H5Dataset:
         for reason in self.skipped.values():
             logger.warning("skipped: %s", reason)
         if not self.names:
-            raise UserError(
-                f"{self.path}: no good sample is left of {len(self.skipped)}; data_process.py writes it anew"
-            )
+            raise UserError(f"{self.path}: no good sample is left of {len(self.skipped)}; {AGAIN}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def share(self) -> H5Dataset:
-        """The samples that fall to this process, all of them where there is one; in the same open file."""
+        """The samples of this process (all of them if there is only one), in the same open file."""
         own = copy.copy(self)
         own.names = share(self.names)
         return own
 
     def __getitem__(self, index: int) -> Sample:
-        """Read a sample. A constant image is named in a warning, once.
+        """Read a sample; logs a warning, once, if an image is constant.
 
         Raises:
-            UserError: its arrays have other shapes than they should, differ in size, are not finite, or lie elsewhere.
+            UserError: an array has a wrong type or shape, is not finite, or is stored in another file; or the images
+                differ in size.
         """
         sample = self._read(self.names[index])
         if sample.name not in self._constant and (constant := constant_image(sample)):
@@ -229,25 +224,21 @@ class H5Dataset:
         a, b, text = (self._array(group, name) for group in GROUPS)
         if a.shape != b.shape:
             raise UserError(
-                f"{self.path}: {name}: image A is {a.shape[1:]}, image B {b.shape[1:]}; one size was expected"
+                f"{self.path}: {name}: image A is {a.shape[1:]}, image B {b.shape[1:]}; the sizes must match"
             )
         return Sample(name, a, b, from_stored(text))
 
     def sources(self, name: str) -> tuple[Path, Path] | None:
-        """The files that images A and B of a sample were read from, as absolute paths.
+        """The files of images A and B of the sample `name`, as absolute paths; None unless the H5 file names both.
 
-        None where the H5 file does not tell for both. Nothing is opened here: the files may have gone, and an H5 file
-        of a stranger may name any.
-
-        Args:
-            name: one of `names`.
+        They are not opened here: the files may no longer exist, and an untrusted H5 file may name any file.
         """
         paths = []
         try:
             for group in GROUPS[:2]:
                 attributes = self._dataset(group, name).attrs
                 form = attributes.get_id(SOURCE)
-                # Only what is known to be short, and to lie in the attribute itself, is read.
+                # Read only values that are short and stored in the attribute itself.
                 if form.shape == () and form.dtype.kind == "S" and form.dtype.itemsize <= MAX_PATH:
                     paths.append(Path(attributes[SOURCE].decode()))
         except (*DAMAGE, UserError):
@@ -256,30 +247,28 @@ class H5Dataset:
         return (usable[0], usable[1]) if len(usable) == 2 else None
 
     def _dataset(self, group: str, name: str) -> h5py.Dataset:
-        """An array of a sample, not read yet; links, which may lead to another file, are not followed."""
+        """A dataset, not read yet. Links, which may lead to another file, are not followed."""
         if not isinstance(self._file[group].get(name, getlink=True), h5py.HardLink):
-            raise UserError(
-                f"{self.path}: {group}/{name}: is a link to elsewhere; data_process.py writes the file anew"
-            )
+            raise UserError(f"{self.path}: {group}/{name}: is a link to another place; {AGAIN}")
         return self._file[group][name]
 
     def _array(self, group: str, name: str) -> np.ndarray:
-        """An array of a sample, float32; nothing is read before its type and shape are known to be good."""
+        """Read an array as float32, after its type and shape have been checked."""
         where = f"{self.path}: {group}/{name}"
         try:
             found = self._dataset(group, name)
             if found.external or found.is_virtual:
-                raise UserError(f"{where}: its values lie in another file; data_process.py writes the file anew")
+                raise UserError(f"{where}: its values are stored in another file; {AGAIN}")
             shape = found.shape or ()
             if found.dtype.kind != "f" or not shape:
-                raise UserError(f"{where}: is no array of floats")
+                raise UserError(f"{where}: is not an array of floats")
             if group == "text" and shape != STORED_SHAPE:
                 raise UserError(f"{where}: has shape {shape}, expected {STORED_SHAPE}")
             if group != "text" and (len(shape) != 3 or shape[0] != 1 or 0 in shape or prod(shape) > MAX_PIXELS):
                 raise UserError(f"{where}: has shape {shape}, expected (1, H, W)")
             array = found[()]
         except DAMAGE as error:
-            raise UserError(f"{where}: cannot be read; data_process.py writes the file anew") from error
+            raise UserError(f"{where}: cannot be read; {AGAIN}") from error
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():
@@ -293,7 +282,5 @@ class H5Dataset:
     def __enter__(self) -> H5Dataset:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()

@@ -16,24 +16,24 @@ PNG_MARK, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND"
 
 
 def read_gray(path: Path | str) -> np.ndarray:
-    """Read an image file in colour and turn it to gray: float32 (H, W), whole numbers in 0..255.
+    """Read an image file and convert it to gray: float32 (H, W), integers in 0..255.
 
-    In this order, because the last bit depends on it: decoded to 8-bit BGR, float32, OpenCV's BGR to gray, rounded.
-    So 16 bits a channel become 8 (the upper ones), alpha is ignored, and a camera's orientation is applied.
+    The last bit depends on the order of the steps: decode to 8-bit BGR, convert to float32, convert to gray (OpenCV),
+    round. Of 16-bit channels the upper 8 bits are used, alpha is ignored, and the EXIF orientation is applied.
 
     Raises:
         UserError: the file is missing, or OpenCV cannot decode it.
     """
     image = _decode(path, cv2.IMREAD_ANYCOLOR)
     if image.ndim == 2:
-        # A gray file; the weights of the three equal channels it would become add up to 1, and rounding restores it.
+        # A gray file needs no conversion: the weights of three equal channels add up to 1.
         return image.astype(np.float32)
     gray = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_BGR2GRAY)
     return np.round(gray, out=gray)
 
 
 def read_bgr(path: Path | str) -> np.ndarray:
-    """Read an image file in colour: uint8 (H, W, 3), BGR; three equal channels where the file is gray.
+    """Read an image file in colour: uint8 (H, W, 3), BGR; a gray file gets three equal channels.
 
     Raises:
         UserError: the file is missing, or OpenCV cannot decode it.
@@ -43,24 +43,24 @@ def read_bgr(path: Path | str) -> np.ndarray:
 
 def _decode(path: Path | str, flags: int) -> np.ndarray:
     path = Path(path)
-    # Not `Path.is_file`, which raises an error for names that are too long and folders that may not be read.
+    # Not `Path.is_file`, which raises for names that are too long and for folders without read permission.
     if not os.path.isfile(path):  # noqa: PTH113
         raise UserError(f"{path}: no such image")
-    # OpenCV would print lines about a bad file, in addition to the error below.
+    # For a bad file, OpenCV would print lines in addition to the error below.
     cv2.setLogLevel(0)
-    # imdecode, not imread: imread takes a JPEG that was cut short, and fills the rest with gray.
+    # Not imread, which accepts a truncated JPEG and fills the rest with gray.
     try:
         data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, flags) if _claims_are_true(data.data) else None
+        image = cv2.imdecode(data, flags) if _chunks_fit(data.data) else None
     except (cv2.error, OSError):
         image = None
     if image is None:
-        raise UserError(f"{path}: cannot be decoded; a png, jpg, bmp or tif image of 8 or 16 bits was expected")
+        raise UserError(f"{path}: cannot be decoded; expected a png, jpg, bmp or tif image of 8 or 16 bits")
     return image
 
 
-def _claims_are_true(data: memoryview) -> bool:
-    """False for a PNG with a chunk that is longer than the file: OpenCV takes up to 4 GB of memory for it first."""
+def _chunks_fit(data: memoryview) -> bool:
+    """False for a PNG with a chunk longer than the file, for which OpenCV would allocate up to 4 GB."""
     if data[:8] != PNG_MARK:
         return True
     at = len(PNG_MARK)
@@ -70,27 +70,23 @@ def _claims_are_true(data: memoryview) -> bool:
 
 
 def require_one_size(a: np.ndarray, b: np.ndarray, image_a: Path, image_b: Path, way_out: str = "") -> None:
-    """Refuse a pair of images, read from `image_a` and `image_b`, whose sizes differ.
-
-    Raises:
-        UserError: they do; it ends with the `way_out`.
-    """
+    """Raise `UserError`, which ends with `way_out`, if images read from `image_a` and `image_b` differ in size."""
     if a.shape != b.shape:
         sizes = " and ".join("x".join(map(str, image.shape)) for image in (a, b))
         raise UserError(f"{image_a}: a pair of different sizes, {sizes}, with {image_b}{way_out}")
 
 
 def to_one_size(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Bring the smaller of two images (H, W), by its number of pixels, to the size of the larger, bilinear."""
+    """Resize (bilinear) the image with fewer pixels of two (H, W) to the size of the other."""
     height, width = max(a, b, key=np.size).shape
     return cv2.resize(a, (width, height)), cv2.resize(b, (width, height))
 
 
 def to_training_size(image: np.ndarray) -> np.ndarray:
-    """Bring a float32 image (H, W) to the 288x384 of training, bilinear.
+    """Resize (bilinear) a float32 image (H, W) to 288x384, the size of training.
 
-    An image with H < W is resized to that; any other to 384x288, and then transposed. The official script resizes
-    images in 0..255 and divides by 255 afterwards; the other order differs in the last bit.
+    An image with H >= W is resized to 384x288 and then transposed. The official script resizes images in 0..255 and
+    divides by 255 afterwards; the other order differs in the last bit.
     """
     height, width = STAGE_SIZE
     if image.shape[0] < image.shape[1]:
@@ -120,5 +116,5 @@ def write_png(path: Path, image: np.ndarray) -> None:
 
 
 def side_by_side(*images: np.ndarray) -> np.ndarray:
-    """Images of one height, next to each other."""
+    """Images of the same height, joined horizontally."""
     return np.concatenate(images, axis=1)

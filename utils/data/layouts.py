@@ -1,4 +1,4 @@
-"""Data sets as their authors publish them: a table of layouts says which files make a pair."""
+"""Layouts of data sets as their authors publish them: a table says which files form a pair."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ SPLITS = Path(__file__).resolve().parent / "splits"
 
 @dataclass(frozen=True)
 class Layout:
-    """How a data set lies in its folder.
+    """The arrangement of a data set in its folder.
 
-    `a` and `b` are regular expressions for the paths of images A and B without their suffixes, from the folder on.
-    `{name}` in them is the part that the two paths of a pair share, `{mode}` the folder train or test of data sets
-    that come split. An empty `dataset` is a layout of many data sets, which go by their folder's name. `test_list` is
-    a file of `SPLITS` that names the official test pairs.
+    `a` and `b` are regular expressions for the paths of images A and B, relative to the folder and without suffix.
+    `{name}` is the name of the pair, and `{mode}` the folder train or test of a data set that is already split. A
+    layout with an empty `dataset` fits many data sets, which are named after their folder. `test_list` is a file in
+    `SPLITS` that lists the official test pairs.
     """
 
     dataset: str
@@ -34,13 +34,13 @@ class Layout:
     test_list: str | None = None
 
 
-# The most specific layouts come first: images that match one of them are not tried with the next.
+# The most specific layouts come first: images that match one of them are not matched with the later ones.
 LAYOUTS = (
     Layout("MSRS", "IVF", "{mode}/ir/{name}", "{mode}/vi/{name}"),
     # Its test list is that of CDDFuse (Zhao et al., CVPR 2023).
     Layout("RoadScene", "IVF", "cropinfrared/{name}", "crop_LR_visible/{name}", "RoadScene_test.txt"),
     Layout("M3FD", "IVF", "Ir/{name}", "Vis/{name}"),
-    # A folder a scene, its files named in half a dozen ways: the 55 scenes in long-wave infrared, not the sequences.
+    # One folder per scene, with six ways to name files: the 55 scenes in long-wave infrared, not the sequences.
     Layout(
         "TNO",
         "IVF",
@@ -60,51 +60,51 @@ LAYOUTS = (
 
 
 class Candidate(NamedTuple):
-    """The files that may be images A and B of a pair (one each, unless names are not unique), and the folders whose
-    Text/ and TextFeature/ may hold its text and feature."""
+    """The files that match images A and B of a pair (one each, if names are unique), and the folders whose Text/ and
+    TextFeature/ may contain its text and feature."""
 
     a: list[Path]
     b: list[Path]
-    beside: tuple[Path, ...]
+    text_folders: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
 class Found:
-    """The pairs that lie in a folder, before a list or a split chooses among them.
+    """The pairs in a folder, before a list or a split selects some of them.
 
     Attributes:
         task: a key of `TASKS`.
         dataset: the name of the data set.
-        folder: may hold lists, <mode>.txt.
-        pairs: by name.
-        alone: the number of images without a partner.
-        split: whether they are those of the data set's own folder train or test.
-        test_list: as of `Layout`.
+        folder: the folder that may contain lists, <mode>.txt.
+        pairs: name -> files.
+        unpaired: the number of images without a partner.
+        split: whether the pairs come from a folder train or test.
+        test_list: as in `Layout`.
     """
 
     task: str
     dataset: str
     folder: Path
     pairs: dict[str, Candidate]
-    alone: int
+    unpaired: int
     split: bool = False
     test_list: str | None = None
 
 
 def detect(folder: Path, mode: str, task: str | None = None, dataset: str | None = None) -> Found:
-    """The pairs of a data set as it was downloaded, in alphabetical order; its layout is detected.
+    """Detect the layout of a data set as downloaded, and return its pairs in alphabetical order.
 
     Args:
-        folder: what was downloaded, or a folder around it.
-        mode: 'train' or 'test'; pairs in the other's folder are left out.
-        task: must be the layout's, where given.
-        dataset: the name to use instead of the layout's; chooses where `folder` holds several data sets.
+        folder: the downloaded folder, or one that contains it.
+        mode: 'train' or 'test'; pairs in the folder of the other mode are left out.
+        task: if given, only layouts of this task fit.
+        dataset: the name to use instead of the layout's; selects one if `folder` holds several data sets.
 
     Raises:
-        UserError: no layout fits, several do, or there is no pair for `mode`.
+        UserError: no layout or several layouts fit, or there is no pair for `mode`.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; a data set as it was downloaded was expected")
+        raise UserError(f"{folder}: no such folder; expected a downloaded data set")
     layout, a, b = _fitting(folder, sorted(_images(folder)), task, dataset)
     title = dataset or layout.dataset or folder.resolve().name
     modes = {key.mode for key in a} - {None}
@@ -116,9 +116,8 @@ def detect(folder: Path, mode: str, task: str | None = None, dataset: str | None
     return Found(layout.task, title, folder, pairs, len(set(a) ^ set(b)), bool(modes), layout.test_list)
 
 
-@dataclass(frozen=True)
-class _Key:
-    """What the two paths of a pair share: the folders above the layout's own, train or test, and the name."""
+class _Key(NamedTuple):
+    """What both paths of a pair have in common: the folders above the layout, train or test, and the name."""
 
     prefix: str
     mode: str | None
@@ -126,7 +125,7 @@ class _Key:
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    """All images in `folder` and below, also through links, but not around a circle of links."""
+    """All images in `folder` and its subfolders. Links are followed, except those that form a cycle."""
     for parent, children, files in os.walk(folder, followlinks=True):
         above = Path(parent).resolve()
         children[:] = [child for child in children if not above.is_relative_to(Path(parent, child).resolve())]
@@ -135,7 +134,7 @@ def _images(folder: Path) -> Iterator[Path]:
 
 
 class _Fit(NamedTuple):
-    """A layout, and the images A and B that match it, by what they share; several where a name is not unique."""
+    """A layout and the images A and B that match it, by key; several images if a name is not unique."""
 
     layout: Layout
     a: dict[_Key, list[Path]]
@@ -143,13 +142,13 @@ class _Fit(NamedTuple):
 
 
 def _fitting(folder: Path, paths: Iterable[Path], task: str | None, dataset: str | None) -> _Fit:
-    """The layout in which the images of `folder` lie."""
+    """The layout of the images in `folder`."""
     within = {path: path.relative_to(folder).with_suffix("").as_posix() for path in paths}
     candidates: list[_Fit] = []
     explained: set[Path] = set()
     for layout in LAYOUTS:
         fit = _Fit(layout, *(_matches(pattern, within) for pattern in (layout.a, layout.b)))
-        # A layout does not fit an image that it pairs with several others.
+        # An image that could be paired with several others does not fit the layout.
         paired = {a[0] for key, a in fit.a.items() if len(a) == len(fit.b.get(key, [])) == 1}
         if paired - explained:
             candidates.append(fit)
@@ -158,15 +157,15 @@ def _fitting(folder: Path, paths: Iterable[Path], task: str | None, dataset: str
     named = [fit for fit in fitting if fit.layout.dataset == dataset] or fitting
     if not named:
         problem = f"is a data set of {candidates[0].layout.task}, not {task}" if candidates else "no layout fits"
-        raise UserError(f"{folder}: {problem}; name the folders of its images by --dir_a and --dir_b")
+        raise UserError(f"{folder}: {problem}; name the folders of its images with --dir_a and --dir_b")
     if len(named) > 1:
         several = ", ".join(fit.layout.dataset or TASKS[fit.layout.task].title for fit in named)
-        raise UserError(f"{folder}: holds several data sets ({several}); name one of them by its own folder")
+        raise UserError(f"{folder}: holds several data sets ({several}); name the folder of one of them")
     return named[0]
 
 
 def _matches(pattern: str, within: dict[Path, str]) -> dict[_Key, list[Path]]:
-    """The images whose path the pattern fits, in the order of `within`."""
+    """The images whose path matches the pattern, in the order of `within`."""
     groups = {"{name}": "(?P<name>[^/]+)", "{mode}": "(?P<mode>train|test)"}
     for placeholder, group in groups.items():
         pattern = pattern.replace(placeholder, group)
@@ -180,7 +179,7 @@ def _matches(pattern: str, within: dict[Path, str]) -> dict[_Key, list[Path]]:
 
 
 def _names(keys: Iterable[_Key]) -> list[str]:
-    """The names of the pairs; with the folders that tell them apart, where several folders hold the same name."""
+    """The names of the pairs, prefixed with their folders if names repeat."""
     keys = list(keys)
     if len({key.name for key in keys}) == len(keys):
         return [key.name for key in keys]

@@ -1,4 +1,4 @@
-"""Batches for training and testing, read ahead of the network from an H5 file."""
+"""Batches of an H5 file for training and testing, read in advance by a thread."""
 
 from __future__ import annotations
 
@@ -13,9 +13,8 @@ import numpy as np
 from utils.data.h5 import H5Dataset, Sample
 from utils.runtime.errors import UserError
 
-# Batches that are read ahead while the network computes.
-AHEAD = 2
-WHOLE = slice(None)
+AHEAD = 2  # batches to read in advance
+ALL = slice(None)
 
 
 @dataclass(frozen=True)
@@ -30,29 +29,27 @@ class Batch:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What a training does to its pairs at random, the same to both images of a pair.
+    """Random changes of the training pairs, the same for both images of a pair.
 
     Args:
-        crop: height and width of the part that is cut out, at a random place; empty for the full images.
-        flip: mirror every second pair, on average, left to right.
+        crop: height and width of a crop at a random place; empty for the full images.
+        flip: flip half of the pairs, on average, left to right.
     """
 
     crop: tuple[int, int] | tuple[()] = ()
     flip: bool = False
 
     def __call__(self, sample: Sample, random: np.random.Generator) -> Sample:
-        """A sample with a part of its images.
+        """The sample with cropped and flipped images.
 
         Raises:
-            UserError: the images are smaller than the part.
+            UserError: the images are smaller than the crop.
         """
         height, width = sample.image_a.shape[1:]
         part_height, part_width = self.crop or (height, width)
         if part_height > height or part_width > width:
-            raise UserError(
-                f"{sample.name}: is {height}x{width}, smaller than --crop {part_height} {part_width}; "
-                "choose a smaller crop"
-            )
+            size = f"{height}x{width}, smaller than --crop {part_height} {part_width}"
+            raise UserError(f"{sample.name}: is {size}; choose a smaller crop")
         top, left = (int(random.integers(free + 1)) for free in (height - part_height, width - part_width))
         step = -1 if self.flip and random.integers(2) else 1
         a, b = (
@@ -63,11 +60,11 @@ class Augmentation:
 
 
 class Loader:
-    """The batches of an epoch; the next ones are read by another thread while the caller computes.
+    """The batches of an epoch; a thread reads the next ones while the caller computes.
 
-    The order follows from `seed` and `epoch` alone. `part` is what is read of each batch: among several processes each
-    has its own part of one order. `augmentation` is applied to each sample. `waited` tells after an iteration for how
-    many seconds the caller had to wait for data.
+    The order depends only on `seed` and `epoch`. `part` is the slice of each batch to read: with several processes,
+    each reads its part of the same batches. `augmentation` is applied to each sample. After an iteration, `waited` is
+    the number of seconds that the caller waited for data.
     """
 
     def __init__(
@@ -78,7 +75,7 @@ class Loader:
         drop_last: bool,
         seed: int = 0,
         epoch: int = 0,
-        part: slice = WHOLE,
+        part: slice = ALL,
         augmentation: Augmentation | None = None,
     ) -> None:
         self.dataset = dataset
@@ -136,11 +133,11 @@ class Loader:
                     return
                 put(self._collate([self._sample(int(i)) for i in indices]))
             put(None)
-        except BaseException as error:  # raised in the thread that iterates
+        except BaseException as error:  # raised again in the thread that iterates
             put(error)
 
     def _sample(self, index: int) -> Sample:
-        """A sample, augmented by what follows from seed, epoch and its place in the file alone."""
+        """A sample; its augmentation depends only on the seed, the epoch and the index."""
         sample = self.dataset[index]
         if self.augmentation is None:
             return sample
@@ -150,10 +147,8 @@ class Loader:
         first = samples[0]
         for sample in samples:
             if sample.image_a.shape != first.image_a.shape:
-                raise UserError(
-                    f"{self.dataset.path}: {first.name} is {first.image_a.shape[1:]}, {sample.name} "
-                    f"{sample.image_a.shape[1:]}; the pairs of a batch need one size (data_process.py --size small, or "
-                    "batch size 1)"
-                )
+                sizes = f"{first.name} is {first.image_a.shape[1:]}, {sample.name} {sample.image_a.shape[1:]}"
+                way_out = "the pairs of a batch need one size (data_process.py --size small, or batch size 1)"
+                raise UserError(f"{self.dataset.path}: {sizes}; {way_out}")
         arrays = (np.stack([getattr(s, key) for s in samples]) for key in ("image_a", "image_b", "text"))
         return Batch(tuple(s.name for s in samples), *arrays)

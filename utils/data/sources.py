@@ -1,4 +1,4 @@
-"""Which pairs a script works on: of VLFDataset, of a data set as it was downloaded, or of any two folders."""
+"""Selects the pairs for a script: of VLFDataset, of a data set as downloaded, or of any two folders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DEFAULT_TASK, DEFAULT_DATASET = "IVF", "MSRS"
 
 @dataclass(frozen=True)
 class Selection:
-    """The pairs that a script works on; `found` says in a few lines what was found where."""
+    """The pairs for a script; `found` describes in a few lines what was found and where."""
 
     task: str
     dataset: str
@@ -29,29 +29,31 @@ class Selection:
 def add_source_options(parser: argparse.ArgumentParser, title: str = "where the images are") -> None:
     """Add the options that `find_source` reads, except task, dataset and mode, as a group under `title`."""
     add = parser.add_argument_group(title).add_argument
-    add("--root", type=Path, default=Path("VLFDataset"), help="folder that holds Image, Text and TextFeature")
-    add("--raw", type=Path, metavar="DIR", help="a data set as it was downloaded instead; its layout is detected")
+    add("--root", type=Path, default=Path("VLFDataset"), help="folder of Image/, Text/ and TextFeature/")
+    add("--raw", type=Path, metavar="DIR", help="or a data set as downloaded; its layout is detected")
     add("--dir_a", type=Path, metavar="DIR", help="or any two folders: images A (IR, MRI, over-exposed, near focus)")
-    add("--dir_b", type=Path, metavar="DIR", help="and images B, under the same names")
-    add("--list", type=Path, metavar="FILE", help="with these: the pairs to take, one name a line")
+    add("--dir_b", type=Path, metavar="DIR", help="and images B, with the same names")
+    add(
+        "--list", type=Path, metavar="FILE", help="with --raw or --dir_a: a list of the pairs to use, one name per line"
+    )
 
 
 def find_source(args: argparse.Namespace, mode: str) -> Selection:
-    """The pairs that the options of a script name.
+    """The pairs that the options of a script select.
 
-    Of a downloaded data set or two folders these are, the first that exists: the pairs of --list; those of the data
-    set's own folders train and test; those of a <mode>.txt in its folder (the parent of --dir_a); the official test
-    pairs (train: all others); all pairs, in both modes. Their paragraphs and features are those of Text/ and
-    TextFeature/ next to the images, else those of --root, where new ones belong.
+    For a downloaded data set or two folders, the first of these that exists: the pairs of --list; those of the data
+    set's folder train or test; those of <mode>.txt in its folder (the parent of --dir_a); the official test pairs
+    (train: all others); all pairs, in both modes. Texts and features come from Text/ and TextFeature/ next to the
+    images, else from --root, where new ones are written.
 
     Args:
-        args: `add_source_options`, and task and dataset, either of which may be None: what the layout says or the
-            folder that holds --dir_a is called, or else infrared-visible and MSRS.
+        args: the options of `add_source_options`, and task and dataset. If these two are None, the layout decides; for
+            two folders the data set is named after the parent of --dir_a; the defaults are IVF and MSRS.
         mode: 'train' or 'test'.
 
     Raises:
-        UserError: options that do not go together; folders, lists or images that are missing, or fit none or several
-            layouts; two images that claim one place.
+        UserError: options contradict each other; a folder, list or image is missing; no layout or several layouts fit;
+            or two images belong to the same side of a pair.
     """
     if (args.dir_a is None) != (args.dir_b is None) or (args.raw and args.dir_a):
         raise UserError("images: either --raw, or both --dir_a and --dir_b, or neither")
@@ -60,7 +62,7 @@ def find_source(args: argparse.Namespace, mode: str) -> Selection:
     elif args.dir_a:
         found = _two_folders(args.dir_a, args.dir_b, args.task, args.dataset)
     elif args.list:
-        raise UserError("--list: goes with --raw or --dir_a and --dir_b; VLFDataset has lists of its own")
+        raise UserError("--list: use it with --raw, or with --dir_a and --dir_b; VLFDataset has its own lists")
     else:
         task, dataset = args.task or DEFAULT_TASK, args.dataset or DEFAULT_DATASET
         pairs = find_pairs(args.root, task, dataset, mode)
@@ -70,34 +72,34 @@ def find_source(args: argparse.Namespace, mode: str) -> Selection:
     names, how = _choose(found, mode, args.list)
     pairs = []
     for name in names:
-        a, b, beside = found.pairs[name]
+        a, b, text_folders = found.pairs[name]
         images = [require_inside(_only(paths, name), found.folder) for paths in (a, b)]
-        pairs.append(pair_of(name, *images, args.root, found.task, found.dataset, beside))
+        pairs.append(pair_of(name, *images, args.root, found.task, found.dataset, text_folders))
     title = f"{args.raw or f'{args.dir_a} and {args.dir_b}'}: {found.dataset}, {TASKS[found.task].title}"
     if args.raw:
         a, b = (path.relative_to(args.raw) for path in (pairs[0].image_a, pairs[0].image_b))
         title += f": A {a}, B {b}, ..."
-    alone = f"; {found.alone} images without a partner left out" if found.alone else ""
+    unpaired = f"; {found.unpaired} images without a partner left out" if found.unpaired else ""
     texts, features = (sum(getattr(pair, kind).is_file() for pair in pairs) for kind in ("text", "feature"))
     lines = (
         title,
-        f"{mode}: {len(pairs)} pairs ({how}){alone}",
+        f"{mode}: {len(pairs)} pairs ({how}){unpaired}",
         f"texts: {texts} paragraphs, {features} ready features",
     )
     return Selection(found.task, found.dataset, pairs, "\n".join(lines))
 
 
 def _two_folders(dir_a: Path, dir_b: Path, task: str | None, dataset: str | None) -> Found:
-    """The pairs of two folders: images of one name. The data set goes by the name of the folder that holds `dir_a`."""
+    """The pairs of two folders: images with the same name. The data set is named after the parent of `dir_a`."""
     images = match_folders(dir_a, dir_b)
     base = dir_a.resolve().parent
     pairs = {name: Candidate([a], [b], (base,)) for name, (a, b) in images.items()}
-    alone = sum(len(ImageFolder(folder).files) - len(images) for folder in (dir_a, dir_b))
-    return Found(task or DEFAULT_TASK, dataset or base.name, base, pairs, alone)
+    unpaired = sum(len(ImageFolder(folder).files) - len(images) for folder in (dir_a, dir_b))
+    return Found(task or DEFAULT_TASK, dataset or base.name, base, pairs, unpaired)
 
 
 def _choose(found: Found, mode: str, list_path: Path | None) -> tuple[list[str], str]:
-    """The names to take for `mode`, and how that was decided."""
+    """The names of the pairs for `mode`, and how they were selected."""
     names, own_list = list(found.pairs), found.folder / f"{mode}.txt"
     if not list_path and found.split:
         return names, f"the folder {mode}"
@@ -115,13 +117,13 @@ def _choose(found: Found, mode: str, list_path: Path | None) -> tuple[list[str],
         tested = {stem(name) for name in read_list(SPLITS / found.test_list)}
         chosen = [name for name in names if (name in tested) == (mode == "test")]
         if not chosen:
-            raise UserError(f"{found.folder}: holds none of the official {mode} pairs; choose pairs by --list")
+            raise UserError(f"{found.folder}: holds none of the official {mode} pairs; select pairs with --list")
         return chosen, f"the {len(tested)} official test pairs" + (" left out" if mode == "train" else "")
-    return names, "no split is known: all pairs, in both modes; --list chooses"
+    return names, "no split is known: all pairs, in both modes; --list selects some"
 
 
 def _only(paths: list[Path], name: str) -> Path:
     if len(paths) > 1:
         both = " and ".join(map(str, paths[:2]))
-        raise UserError(f"{both}: both would be the same image of pair {name!r}; keep one of them")
+        raise UserError(f"{both}: two files for one image of pair {name!r}; keep one of them")
     return paths[0]

@@ -1,4 +1,4 @@
-"""The fusion tasks, one row each: everything that depends on the task (film.md, section 4)."""
+"""The table of fusion tasks: everything that depends on the task (film.md, section 4)."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ class Task:
     """A fusion task.
 
     Attributes:
-        title: what it is called.
-        folders: the folders of images A and B within a data set.
-        sides: what images A and B are called in a paragraph.
-        datasets: the data sets that it is known for.
-        resized: whether training images are brought to the 288x384 of training.
+        title: its name.
+        folders: the folders of images A and B in a data set.
+        sides: the names of images A and B in a paragraph.
+        datasets: its usual data sets.
+        resized: whether training images are resized to 288x384.
     """
 
     title: str

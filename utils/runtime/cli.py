@@ -1,4 +1,4 @@
-"""Command lines: how scripts run and exit, the form of their help, and types and options that several share."""
+"""Command lines: exit codes, the format of --help, and shared option types and options."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
     """Run the `main` of a script and return its exit code.
 
     0 on success; 2, after one line on stderr, for a `UserError` or a missing `OPTIONAL` package; 130 for Ctrl-C, 143
-    for SIGTERM. Any other exception is a bug of ours and keeps its traceback. Among several processes the one that
-    fails ends the others. Scripts end with ``sys.exit(run_command(main))``.
+    for SIGTERM. Any other exception is a bug and keeps its traceback. If one of several processes fails, it ends the
+    others. Scripts end with ``sys.exit(run_command(main))``.
     """
     processes.silence_others()
     try:
         main(argv)
     except UserError as error:
-        # Names of strangers' files are in it; none shall break the line or steer the terminal.
+        # It may contain file names from untrusted data: escape line breaks and terminal control characters.
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
         return processes.leave(EXIT_USAGE, f"error: {line}")
     except ModuleNotFoundError as error:
@@ -42,32 +42,32 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that shows defaults, where there are any."""
+    """Help that shows the default of each option that has one."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         return action.help if action.default in (None, []) else super()._get_help_string(action)
 
 
 def positive_int(text: str) -> int:
-    """A whole number above 0."""
+    """An integer greater than 0."""
     return _at_least(int(text), 1)
 
 
 def positive(text: str) -> float:
-    """A finite number above 0."""
+    """A finite number greater than 0."""
     value = _at_least(float(text), 0)
     if value == 0:
-        raise argparse.ArgumentTypeError("must be above 0")
+        raise argparse.ArgumentTypeError("must be greater than 0")
     return value
 
 
 def not_negative(text: str) -> float:
-    """A finite number, 0 or above."""
+    """A finite number, at least 0."""
     return _at_least(float(text), 0)
 
 
 def stage(text: str) -> str:
-    """``EPOCH:WEIGHT``: this weight (0 or above) from this epoch (1 or above) on."""
+    """``EPOCH:WEIGHT``: the weight (at least 0) that applies from this epoch (at least 1)."""
     epoch, weight = text.split(":")
     positive_int(epoch)
     not_negative(weight)
@@ -81,16 +81,15 @@ def _at_least(value: float, least: float) -> float:
 
 
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """--device and --tf32, the arguments of `utils.runtime.jittor_env.use_device`."""
+    """Add --device and --tf32, the arguments of `utils.runtime.jittor_env.use_device`."""
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),
         default="auto",
-        help="where to compute; auto: a GPU that works, else the CPU, and a line says why",
+        help="where to compute; auto: a working GPU, else the CPU; a line says why",
     )
     parser.add_argument(
         "--tf32",
         action="store_true",
-        help="on a GPU, matrix products in TF32 (10 bits of mantissa): faster, and no longer within the README's "
-        "tolerances",
+        help="on a GPU, compute matrix products in TF32 (10-bit mantissa): faster, but outside the README's tolerances",
     )

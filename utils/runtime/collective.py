@@ -1,7 +1,7 @@
-"""What several processes (`utils.runtime.processes`) compute together, through Jittor's MPI. One sends no message.
+"""Collective operations of several processes (`utils.runtime.processes`), by Jittor's MPI; one process sends nothing.
 
-Every process must make the same calls in the same order: each waits for all. Each is computed at once and not lazily,
-because Jittor might run two that wait in another order.
+Every process must make the same calls in the same order, because each call waits for all processes. Results are
+computed immediately: Jittor could run lazy operations in a different order in each process.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ if TYPE_CHECKING:
 
 
 def total(values: np.ndarray) -> np.ndarray:
-    """The sum over the processes of an array of float32 or int32, which must have one shape in all of them."""
+    """The sum over the processes of a float32 or int32 array, which must have the same shape in all of them."""
     if processes.count() == 1:
         return values
     from utils.runtime.jittor_env import jt
 
-    # On the CPU: the small things that are added here come from there.
+    # On the CPU, where these small arrays are.
     with jt.flag_scope(use_cuda=0):
         return jt.array(values).mpi_all_reduce("add").numpy()
 
 
-def meet() -> None:
-    """Wait until every process is here."""
+def barrier() -> None:
+    """Wait until every process has called this."""
     total(np.zeros(1, np.float32))
 
 
 def agree(values: np.ndarray, wish: bool) -> tuple[list[float], bool]:
-    """The mean of float32 `values` (n,) over the processes, and whether one of them has the `wish`; in one message."""
+    """The mean of float32 `values` (n,) over the processes, and whether `wish` is true in any of them; one message."""
     *sums, wishes = total(np.append(values, np.float32(wish))).tolist()
     return [value / processes.count() for value in sums], wishes > 0
 
 
 def gather(rows: np.ndarray, length: int) -> np.ndarray:
-    """Put together what the processes made of their `share`.
+    """Collect the rows that the processes computed for their `share` of the items.
 
     Args:
-        rows: float64 (own, m), one row for each item of this process's share.
-        length: how many items there are in all.
+        rows: float64 (own, m), one row per item of this process's share.
+        length: the number of items of all processes.
 
     Returns:
-        (length, m), a row for each item, the same bits in every process.
+        (length, m), one row per item, with the same bits in every process.
     """
-    whole = np.zeros((length, rows.shape[1]))
-    processes.share(whole)[:] = rows
-    # As integers: beside zeros their sum is any float64, also NaN, bit by bit.
-    return total(whole.view(np.int32)).view(np.float64)
+    result = np.zeros((length, rows.shape[1]))
+    processes.share(result)[:] = rows
+    # As integers: adding zeros then keeps every bit of a float64, also of NaN.
+    return total(result.view(np.int32)).view(np.float64)
 
 
 def mean_of_gradients(gradients: list[jt.Var]) -> list[jt.Var]:
@@ -70,7 +70,7 @@ def mean_of_gradients(gradients: list[jt.Var]) -> list[jt.Var]:
 
 
 def sum_over_all(x: jt.Var) -> jt.Var:
-    """The sum of a scalar over the processes, with the gradient that makes `mean_of_gradients` that of the sum."""
+    """The sum of a scalar over the processes; `mean_of_gradients` then returns the gradients of this sum."""
     if processes.count() == 1:
         return x
     from utils.runtime.jittor_env import jt
@@ -80,12 +80,8 @@ def sum_over_all(x: jt.Var) -> jt.Var:
 
 
 def assert_equal(numbers: Sequence[float], what: str) -> None:
-    """Check that `numbers`, float64, have the same bits in every process.
-
-    Raises:
-        UserError: they have not; `what` says what they stand for.
-    """
+    """Raise `UserError`, which names `what`, unless `numbers` (as float64) have the same bits in every process."""
     own = np.asarray(numbers, np.float64)[None]
     all_of_them = gather(own, processes.count())
     if not (all_of_them.view(np.int64) == own.view(np.int64)).all():
-        raise UserError(f"{what}: not the same in all processes; each machine needs the same files")
+        raise UserError(f"{what}: differs between processes; each machine needs the same files")

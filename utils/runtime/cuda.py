@@ -1,6 +1,7 @@
-"""CUDA on this machine: what there is of it, why Jittor could not use it, and a toolkit folder that Jittor understands.
+"""CUDA on this machine: what is installed, why Jittor cannot use it, and a toolkit folder in the form Jittor expects.
 
-Nothing here imports Jittor. `look` asks the machine, `problem` judges what it saw, `toolkit_for_jittor` arranges it.
+Nothing here imports Jittor. `look` inspects the machine, `problem` names what is missing, and `toolkit_for_jittor`
+makes the folder.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from pathlib import Path
 
 Version = tuple[int, int]
 
-# What Jittor 1.3.11 insists on when it starts with CUDA (jittor/compile_extern.py; cuDNN, cuFFT and cuSPARSE only
-# without conv_opt=1): library -> (its header, the wheel that holds both).
+# What Jittor 1.3.11 requires when it starts with CUDA (jittor/compile_extern.py; cuDNN, cuFFT and cuSPARSE only
+# without conv_opt=1): library -> (its header, the wheel that contains both).
 LIBRARIES = {
     "cudart": ("cuda_runtime.h", "nvidia-cuda-runtime"),
     "cublas": ("cublas_v2.h", "nvidia-cublas"),
     "cublasLt": ("cublasLt.h", "nvidia-cublas"),
     "curand": ("curand.h", "nvidia-curand"),
 }
-CURAND_SO_VERSION = 10  # of CUDA 10 to 13; the other libraries carry the version of CUDA itself
+CURAND_SO_VERSION = 10  # in CUDA 10 to 13; the other libraries have CUDA's own version
 
 # FILM needs no cuDNN (conv_opt), cuTT, CUTLASS or NCCL; Jittor would download the last three.
 SETTINGS = {"conv_opt": "1", "use_cutt": "0", "use_cutlass": "0"}
 
-# cudaDeviceProp lost members in CUDA 13 that Jittor's helper_cuda.h names, in functions that it never calls.
+# Jittor's helper_cuda.h names members of cudaDeviceProp that CUDA 13 removed, in functions that it never calls.
 HELPER_SHIM = """#pragma once
 #include <cuda_runtime.h>
 struct FilmDeviceProp : cudaDeviceProp { int clockRate, computeMode; };
@@ -47,7 +48,7 @@ CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """A device as the driver describes it."""
+    """A GPU as the driver describes it."""
 
     name: str
     memory: int  # bytes
@@ -64,11 +65,11 @@ class Library:
 
 @dataclass(frozen=True)
 class Cuda:
-    """What this machine has of CUDA."""
+    """The parts of CUDA on this machine."""
 
     switched_off: bool = False  # nvcc_path='' in the environment
-    on_bus: bool = False  # the kernel lists a display controller of NVIDIA's
-    driver: Version | None = None  # the CUDA version that the driver goes up to
+    on_bus: bool = False  # Linux lists an NVIDIA display controller
+    driver: Version | None = None  # the newest CUDA version that the driver supports
     gpus: tuple[Gpu, ...] = ()
     nvcc: Path | None = None
     version: Version | None = None  # nvcc's
@@ -77,7 +78,7 @@ class Cuda:
 
     @property
     def seems_there(self) -> bool:
-        """Whether a person would expect a GPU to compute here."""
+        """Whether the user would expect the GPU to be used."""
         return self.on_bus or self.driver is not None or self.nvcc is not None
 
 
@@ -87,7 +88,7 @@ def text_of(version: Version | None) -> str:
 
 
 def look() -> Cuda:
-    """What there is of CUDA here. Without a driver that takes no time; with one nvcc is asked twice."""
+    """Find the parts of CUDA on this machine. Only if there is a driver, nvcc runs (twice)."""
     driver, gpus = driver_and_gpus()
     nvcc = find_nvcc()
     version = nvcc_version(nvcc) if nvcc and gpus else None
@@ -105,7 +106,7 @@ def look() -> Cuda:
 
 
 def problem(cuda: Cuda) -> str | None:
-    """Why Jittor cannot use CUDA, in one line; None where all it needs is there."""
+    """Why Jittor cannot use CUDA, in one line; None if nothing is missing."""
     if cuda.switched_off:
         return "switched off by nvcc_path=''"
     if cuda.driver is None:
@@ -114,25 +115,25 @@ def problem(cuda: Cuda) -> str | None:
         return "an NVIDIA GPU, but no driver" if cuda.on_bus else "no NVIDIA GPU"
     if not cuda.gpus:
         hidden = "CUDA_VISIBLE_DEVICES" in os.environ
-        return "an NVIDIA driver, but no device that answers" + (" (CUDA_VISIBLE_DEVICES is set)" if hidden else "")
+        return "an NVIDIA driver, but no usable device" + (" (CUDA_VISIBLE_DEVICES is set)" if hidden else "")
     if cuda.nvcc is None:
         return f"{cuda.gpus[0].name}, but no nvcc: install the CUDA toolkit, or set nvcc_path"
     if cuda.version is None or cuda.root is None:
-        return f"{cuda.nvcc} does not work: `nvcc --version` names no version"
-    # Within one major version older drivers run what newer toolkits compile ("minor version compatibility").
+        return f"{cuda.nvcc} does not work: `nvcc --version` prints no version"
+    # Within a major version, older drivers run the code of newer toolkits ("minor version compatibility").
     if cuda.driver[0] < cuda.version[0]:
         return (
-            f"the driver goes up to CUDA {text_of(cuda.driver)}, nvcc is {text_of(cuda.version)}: a newer driver is "
-            "needed, or nvcc_path=/path/to/nvcc of an older toolkit"
+            f"the driver supports CUDA up to {text_of(cuda.driver)}, nvcc is {text_of(cuda.version)}: install a newer "
+            "driver, or set nvcc_path to the nvcc of an older toolkit"
         )
     for name, (header, wheel) in LIBRARIES.items():
         if name not in cuda.libraries:
-            return f"nvcc at {cuda.nvcc}, but no lib{name}.so with {header} (`pip install {wheel}` has it for CUDA 13)"
+            return f"nvcc at {cuda.nvcc}, but no lib{name}.so with {header} (for CUDA 13: `pip install {wheel}`)"
     return None
 
 
 def nvidia_on_bus() -> bool:
-    """Whether Linux lists a PCI display controller (class 03) of NVIDIA (vendor 10de)."""
+    """Whether Linux lists a PCI display controller (class 03) by NVIDIA (vendor 10de)."""
     for device in Path("/sys/bus/pci/devices").glob("*"):
         try:
             if (device / "vendor").read_text().strip() == "0x10de" and (device / "class").read_text()[:4] == "0x03":
@@ -143,7 +144,7 @@ def nvidia_on_bus() -> bool:
 
 
 def driver_and_gpus() -> tuple[Version | None, tuple[Gpu, ...]]:
-    """The CUDA version of the driver (None: no driver) and the devices that answer."""
+    """The CUDA version of the driver (None: no driver) and the usable devices."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -169,13 +170,13 @@ def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
 
 
 def find_nvcc() -> Path | None:
-    """$nvcc_path, else nvcc on the PATH, else in the toolkit's usual place."""
+    """$nvcc_path, else nvcc on the PATH, else in the usual folders of the toolkit."""
     places = (os.environ.get("nvcc_path") or "nvcc", "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
     found = next(filter(None, map(shutil.which, places)), None)
     return Path(found).absolute() if found else None
 
 
-def _nvcc_says(nvcc: Path, *options: str) -> str:
+def _nvcc_output(nvcc: Path, *options: str) -> str:
     try:
         done = subprocess.run([nvcc, *options], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -184,19 +185,19 @@ def _nvcc_says(nvcc: Path, *options: str) -> str:
 
 
 def nvcc_version(nvcc: Path) -> Version | None:
-    """(13, 0) of `release 13.0, V13.0.88`; None where nvcc does not answer."""
-    found = re.search(r"release (\d+)\.(\d+)", _nvcc_says(nvcc, "--version"))
+    """(13, 0) of `release 13.0, V13.0.88`; None if nvcc fails."""
+    found = re.search(r"release (\d+)\.(\d+)", _nvcc_output(nvcc, "--version"))
     return (int(found[1]), int(found[2])) if found else None
 
 
 def toolkit_root(nvcc: Path) -> Path:
-    """The folder with include/ and lib64/. nvcc itself knows it, also behind a script or a link on the PATH."""
-    found = re.search(r"TOP=(.+)", _nvcc_says(nvcc, "--dryrun", "-E", "-x", "cu", "/dev/null"))
+    """The folder with include/ and lib64/. nvcc prints it, even if the nvcc on the PATH is a script or a link."""
+    found = re.search(r"TOP=(.+)", _nvcc_output(nvcc, "--dryrun", "-E", "-x", "cu", "/dev/null"))
     return Path(found[1]).resolve() if found else nvcc.resolve().parent.parent
 
 
 def find_libraries(root: Path, version: Version) -> dict[str, Library]:
-    """What there is of LIBRARIES: in the toolkit at `root`, else in wheels of the same CUDA version."""
+    """The LIBRARIES that exist in the toolkit at `root`, else in wheels of the same CUDA version."""
     machine = platform.machine()
     toolkit = [
         (root / "include", root / lib) for lib in ("lib64", f"targets/{machine}-linux/lib", f"lib/{machine}-linux-gnu")
@@ -219,7 +220,7 @@ def find_libraries(root: Path, version: Version) -> dict[str, Library]:
 
 
 def environment(cuda: Cuda, folder: Path) -> dict[str, str]:
-    """The environment variables under which Jittor starts with this CUDA; what the person has set stays."""
+    """The environment variables that Jittor needs to start with this CUDA; values that the user has set are kept."""
     settings = dict(SETTINGS)
     if "OMPI_COMM_WORLD_SIZE" not in os.environ:
         settings["use_nccl"] = "0"
@@ -228,11 +229,11 @@ def environment(cuda: Cuda, folder: Path) -> dict[str, str]:
 
 
 def toolkit_for_jittor(cuda: Cuda, folder: Path) -> Path:
-    """Make, below `folder`, a toolkit in Jittor's terms (bin/nvcc, include/, lib64/), and return its nvcc.
+    """Make a toolkit in the form that Jittor expects (bin/nvcc, include/, lib64/) in `folder`, and return its nvcc.
 
-    Jittor takes headers and libraries from beside nvcc only, while cuBLAS and cuRAND may be in wheels and nvcc behind
-    a script. The folder holds links, and the nvcc that calls the real one. A toolkit in /usr (Debian's) is Jittor's
-    own business: its headers must not be searched before the system's.
+    Jittor takes headers and libraries only from the folder of nvcc, but cuBLAS and cuRAND may be in wheels, and nvcc
+    may be a script elsewhere. The toolkit consists of links, and a script that calls the real nvcc. A toolkit in /usr
+    (Debian) is used as it is: its headers must not be searched before those of the system.
     """
     assert cuda.nvcc and cuda.root and cuda.version
     if cuda.root == Path("/usr"):
@@ -247,23 +248,23 @@ def toolkit_for_jittor(cuda: Cuda, folder: Path) -> Path:
     if cuda.version >= (13, 0):
         texts[Path("include/helper_cuda.h")] = HELPER_SHIM
     digest = hashlib.sha1(repr((sorted(links.items()), sorted(texts.items()))).encode()).hexdigest()[:12]
-    whole = folder / f"{text_of(cuda.version)}-{digest}"
-    if whole.is_dir():
-        return whole / "bin" / "nvcc"
+    target = folder / f"{text_of(cuda.version)}-{digest}"
+    if target.is_dir():
+        return target / "bin" / "nvcc"
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         made = Path(temporary) / "toolkit"
         for name in ("bin", "include", "lib64"):
             (made / name).mkdir(parents=True)
-        for name, target in links.items():
-            (made / name).symlink_to(target)
+        for name, entry in links.items():
+            (made / name).symlink_to(entry)
         for name, text in texts.items():
             (made / name).write_text(text)
         (made / "bin" / "nvcc").chmod(0o755)
         try:
-            made.rename(whole)
+            made.rename(target)
         except OSError:
-            # Another process was faster; what it made is the same.
-            if not whole.is_dir():
+            # Another process has made the same toolkit first.
+            if not target.is_dir():
                 raise
-    return whole / "bin" / "nvcc"
+    return target / "bin" / "nvcc"

@@ -1,4 +1,4 @@
-"""Work on many items at once, with little in memory."""
+"""A parallel map over many items that keeps few of them in memory."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ Result = TypeVar("Result")
 def map_ahead(
     function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
 ) -> Iterator[Result]:
-    """`function` of every item, in order, computed by several threads ahead of whoever takes the results.
+    """Yield `function` of every item, in order; several threads compute the next results in advance.
 
-    At most two results a thread are under way or waiting, so memory does not grow with the number of items. The first
-    error ends the iteration where its item stands; what has not begun by then is not begun.
+    At most two results per thread are in progress or waiting, so memory does not grow with the number of items. If an
+    item fails, its error is raised in its place, and items that have not been started are dropped.
 
-    Threads suffice where the work is decoding, NumPy or OpenCV, which let go of the interpreter. (Jittor ends the
-    whole process when a child process dies.)
+    Threads, not processes, because decoding, NumPy and OpenCV release the interpreter lock, and because Jittor ends
+    the main process when a child process dies.
 
     Args:
-        function: may be called from several threads at once.
-        threads: how many; by default one more than the cores that this process may use, because a thread that waits
-            for the interpreter should not leave a core idle.
+        function: must be thread-safe.
+        threads: their number; by default one more than the cores that this process may use, so that no core is idle
+            while a thread waits for the interpreter lock.
     """
     keep_freed_memory()
     threads = threads or len(os.sched_getaffinity(0)) + 1
@@ -50,8 +50,8 @@ def map_ahead(
 def keep_freed_memory() -> None:
     """Let the C library keep freed memory, up to 64 MiB, instead of returning it to the system at each free.
 
-    Work on images goes through many arrays of a few MB. By glibc's defaults each of them costs a page fault for every
-    4 KiB, and threads wait for each other in those. To free one block just below 32 MiB lifts the limits as far as
-    they go (mallopt(3), M_MMAP_THRESHOLD); elsewhere it does nothing.
+    Image processing allocates many arrays of a few MB. By default glibc maps each of them again, with a page fault per
+    4 KiB, for which threads wait for each other. Freeing one block just below 32 MiB raises glibc's thresholds to their
+    maximum (mallopt(3), M_MMAP_THRESHOLD); other C libraries are not affected.
     """
     np.empty((32 << 20) - (1 << 16), np.uint8)

@@ -1,1 +1,1 @@
-"""Paragraphs and their features: encoders, ready features and drafts."""
+"""Paragraphs and their features: encoders, ready features and captions."""

@@ -1,4 +1,4 @@
-"""Text features on demand: ready ones, or paragraphs that are encoded once on this machine."""
+"""Text features for pairs: from files, or encoded once on this machine and kept in a cache."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ NAMES_SHOWN = 5
 
 
 def text_features(encoder: str, pairs: Sequence[Pair]) -> FeatureFiles | EncodedText:
-    """What --text_encoder asks for.
+    """The source of features that --text_encoder selects.
 
     Args:
-        encoder: a key of `FAMILIES`, a hub name, a folder, 'npy' for ready features, or 'auto': ready features where
-            one of the pairs has one (features of several encoders must not be mixed), else bert.
-        pairs: where 'auto' looks for ready features.
+        encoder: a key of `FAMILIES`, a name on the hub, a folder, 'npy' for ready features, or 'auto': ready features
+            if any pair has one (features of several encoders must not be mixed), else bert.
+        pairs: where 'auto' searches for ready features.
     """
     if encoder == "auto":
         encoder = "npy" if any(pair.feature.is_file() for pair in pairs) else "bert"
@@ -33,55 +33,54 @@ def text_features(encoder: str, pairs: Sequence[Pair]) -> FeatureFiles | Encoded
 
 
 def cache_folder() -> Path:
-    """Where features are kept between runs: $FILM_CACHE, else ~/.cache/film-jittor."""
+    """The folder of encoded features: text/ in $FILM_CACHE, else in ~/.cache/film-jittor."""
     return Path(os.environ.get("FILM_CACHE") or "~/.cache/film-jittor").expanduser() / "text"
 
 
 class EncodedText:
-    """The features of paragraphs, each of which is encoded once on this machine.
+    """The features of paragraphs, each encoded once on this machine.
 
-    A feature is kept in `cache_folder` under the content of its encoder and its tokens, so that neither names nor
-    places of texts and encoders matter. An entry is a .npz file, whose checksum tells when it is damaged.
+    A feature is stored in `cache_folder` under hashes of its encoder and its tokens, so the names and paths of texts
+    and encoders do not matter. An entry is a .npz file, whose checksum reveals damage.
     """
 
     def __init__(self, source: str) -> None:
-        """`source` as of `TextEncoder`, which is loaded when the first texts come."""
+        """`source` as in `TextEncoder`, which is loaded for the first texts."""
         self.source = source
         self._encoder: TextEncoder | None = None
         self._entries: dict[str, Path] = {}
 
     def prepare(self, pairs: Sequence[Pair]) -> str:
-        """Encode those paragraphs of these pairs that are not in the cache.
+        """Encode the paragraphs of these pairs that are not in the cache; returns a report of a few lines.
 
         Raises:
-            UserError: a paragraph is missing, empty or not UTF-8, the encoder is unavailable, or the cache cannot
-                be written.
+            UserError: a paragraph is missing, empty or not UTF-8, the encoder is unavailable, or the cache cannot be
+                written.
         """
         return self.prepare_texts({str(pair.text): read_paragraph(pair.text) for pair in pairs})
 
     def feature(self, pair: Pair) -> np.ndarray:
-        """The feature of the paragraph of a pair that was prepared, float32 (149, 768).
+        """The feature of a pair passed to `prepare`, float32 (149, 768).
 
         Raises:
-            UserError: it has gone from the cache meanwhile.
+            UserError: it has disappeared from the cache.
         """
         return self.feature_of(str(pair.text))
 
     def prepare_texts(self, texts: Mapping[str, str]) -> str:
-        """Encode those texts that are not in the cache; `texts` maps names to them. Errors as of `prepare`."""
+        """`prepare` for `texts`, which maps names to texts."""
         if self._encoder is None:
             self._encoder = TextEncoder(self.source)
         encoder, folder = self._encoder, cache_folder() / self._encoder.fingerprint
         tokens = encoder.tokenize(list(texts.values()))
         paths = [folder / f"{tokens.key(row)}.npz" for row in range(len(tokens))]
         self._entries.update(zip(texts, paths, strict=True))
-        # A dictionary, because several texts may be the same.
+        # A dictionary, because several texts may be equal.
         missing = {path: row for row, path in enumerate(paths) if _read_entry(path) is None}
         if missing:
             features = encoder.encode(tokens[list(missing.values())])
-            for path, feature in zip(
-                tqdm(missing, desc=f"text by {encoder.source}", unit="text"), features, strict=True
-            ):
+            progress = tqdm(missing, desc=f"text by {encoder.source}", unit="text")
+            for path, feature in zip(progress, features, strict=True):
                 _write_entry(path, feature)
         report = [
             f"text features: {len(texts)} texts by {encoder.source}, {len(missing)} encoded, "
@@ -93,19 +92,21 @@ class EncodedText:
         return "\n".join(report)
 
     def feature_of(self, name: str) -> np.ndarray:
-        """The feature of a text that was prepared under this name. Errors as of `feature`."""
+        """`feature` of a text by its name in `prepare_texts`."""
         feature = _read_entry(self._entries[name])
         if feature is None:
-            raise UserError(f"{self._entries[name]}: has gone from the cache of text features; start again")
+            raise UserError(
+                f"{self._entries[name]}: has disappeared from the cache of text features; run the command again"
+            )
         return feature
 
 
 def _read_entry(path: Path) -> np.ndarray | None:
-    """A feature of the cache; None where it is not there, or damaged."""
+    """A feature from the cache; None if it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             feature = archive["feature"]
-    except Exception:  # NumPy and zipfile raise errors of many kinds; after any, the feature is computed again
+    except Exception:  # NumPy and zipfile raise many kinds of errors; the feature is then computed again
         return None
     return from_stored(feature) if feature.shape == STORED_SHAPE and feature.dtype == np.float32 else None
 
@@ -115,4 +116,4 @@ def _write_entry(path: Path, feature: np.ndarray) -> None:
         with atomic_path(path) as temporary:
             np.savez(temporary, feature=to_stored(feature))
     except UserError as error:
-        raise UserError(f"{error}; FILM_CACHE names another folder for the cache of text features") from error
+        raise UserError(f"{error}; set FILM_CACHE to another folder for the cache of text features") from error

@@ -1,4 +1,4 @@
-"""First drafts of paragraphs: what a BLIP captioning model sees in the two images of a pair."""
+"""Drafts of paragraphs: a BLIP captioning model describes the two images of a pair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from utils.runtime.files import atomic_path
 from utils.text.encoder import load_model, load_pretrained
 
 CAPTIONERS = {"blip": "Salesforce/blip-image-captioning-base"}
-# The beam search of BLIP's own demonstration, with longer captions allowed.
+# The beam search of BLIP's demo, but with longer captions.
 SEARCH = {"num_beams": 3, "do_sample": False, "min_new_tokens": 5, "max_new_tokens": 40}
 
 
@@ -27,16 +27,16 @@ class Captioner:
         """Load it.
 
         Args:
-            source: a key of `CAPTIONERS`, a name on the hub, or a folder as transformers saves one.
+            source: a key of `CAPTIONERS`, a name on the hub, or a folder saved by transformers.
 
         Raises:
-            UserError: it is unavailable, or no BLIP captioning model.
+            UserError: it is unavailable, or not a BLIP captioning model.
         """
         self.source = CAPTIONERS.get(source, source)
         what = "a BLIP captioning model"
         kind = load_pretrained(self.source, what, "AutoConfig").model_type
         if kind != "blip":
-            raise UserError(f"{self.source}: {what} was expected; it is of the kind {kind}")
+            raise UserError(f"{self.source}: is a model of type {kind}, expected {what}")
         self._pixels = load_pretrained(self.source, what, "BlipImageProcessor")
         self._tokenizer = load_pretrained(self.source, f"the tokenizer of {what}", "AutoTokenizer")
         self._model, _ = load_model(self.source, what, "BlipForConditionalGeneration")
@@ -50,7 +50,7 @@ class Captioner:
 
 
 def compose(task: str, captions: Sequence[str]) -> str:
-    """The paragraph that two captions make.
+    """The paragraph of two captions.
 
     >>> compose("IVF", ["a man walking", "a street at night"])
     'The infrared image shows a man walking. The visible image shows a street at night.'
@@ -64,12 +64,12 @@ def write_captions(pairs: Sequence[Pair], task: str, captioner: Callable[[], Cap
     """Write a paragraph for each pair that has no text file; existing files are not changed.
 
     Args:
-        pairs: of one task.
+        pairs: the pairs of one task.
         task: a key of `TASKS`.
-        captioner: makes the captioner; called only if there is a paragraph to write.
+        captioner: returns the captioner; called only if there is a paragraph to write.
 
     Returns:
-        The files that were written.
+        The files written.
 
     Raises:
         UserError: an image cannot be read, the captioner is unavailable, or a file cannot be written.

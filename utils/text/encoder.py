@@ -1,6 +1,6 @@
-"""Text features from pretrained encoders of width 768, by transformers and PyTorch.
+"""Text features from pretrained encoders of width 768, computed by transformers and PyTorch.
 
-Both are imported where they are needed: they take seconds, and ready features need neither.
+Both are imported in functions, because the import takes seconds and ready features do not need it.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 TOKENS, WIDTH = TEXT_SHAPE
-# Texts that one core takes at a time: the weights stay in its cache for them, and so do the activations.
+# Texts per call and core: few enough for the activations to stay in its cache, and enough to reuse the weights there.
 BATCH = 4
-# Settings of a configuration that say where it comes from, not what the encoder computes.
+# Settings of a configuration that describe its origin and do not change the encoder's results.
 ORIGIN = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version")
 
 
 @dataclass(frozen=True)
 class Family:
-    """Encoders that are loaded in one way.
+    """Encoders that are loaded in the same way.
 
     Attributes:
-        hub: the hub's name of the family's default encoder.
-        model_type: what config.json calls the family.
-        architecture: the class of transformers that holds the text side.
-        module: the text side within it; empty where it is all of it. It is called with token ids and their mask.
-        config: the part of the configuration that describes the text side; empty where it is all of it.
+        hub: the name of the default encoder on the hub.
+        model_type: the name of the family in config.json.
+        architecture: the class of transformers that contains the text encoder.
+        module: the text encoder in it; empty if it is the complete model. It is called with token ids and a mask.
+        config: the part of the configuration for the text encoder; empty if it is the complete configuration.
     """
 
     hub: str
@@ -63,10 +63,10 @@ FAMILIES = {
         module="text_encoder",
         config="text_config",
     ),
-    # The paper's: text goes through the Q-Former alone, without queries and images.
+    # The paper's encoder: the text passes through the Q-Former, without queries and images.
     "blip2": Family("Salesforce/blip2-itm-vit-g", "blip-2", "Blip2TextModelWithProjection", config="qformer_config"),
 }
-# All encoders that no row names are loaded as BERT is.
+# Encoders of all other types are loaded like BERT.
 OTHERS = FAMILIES["bert"]
 
 
@@ -74,7 +74,7 @@ OTHERS = FAMILIES["bert"]
 
 
 def quiet_transformers() -> ModuleType:
-    """The module transformers, with its warnings switched off; download bars still show."""
+    """The module transformers, with warnings switched off; progress bars of downloads still show."""
     import huggingface_hub
     import transformers
 
@@ -84,38 +84,38 @@ def quiet_transformers() -> ModuleType:
 
 
 def load_pretrained(source: str, what: str, architecture: str, **options: object) -> Any:
-    """Load something of transformers from a folder, or by a name: from the hub's cache, else from the hub.
+    """Load an object of transformers from a folder or, by name, from the cache of the hub, else from the hub.
 
     Args:
         source: the folder or name.
-        what: what is expected of it, for the error message.
+        what: what it should be, for the error message.
         architecture: the class of transformers whose `from_pretrained` loads it.
-        options: its further arguments.
+        options: further arguments of `from_pretrained`.
 
     Raises:
-        UserError: it cannot be loaded; says why and what to do.
+        UserError: it cannot be loaded; the message says why and what to do.
     """
     load = getattr(quiet_transformers(), architecture).from_pretrained
     folder = Path(source).expanduser()
     if folder.is_dir():
         attempts = [(str(folder), True)]
-        way_out = "config.json, weights and tokenizer as transformers saves them were expected there"
-        if not (folder / "config.json").is_file():  # transformers would guess at one by the folder's name
+        way_out = "expected config.json, weights and tokenizer there, as saved by transformers"
+        if not (folder / "config.json").is_file():  # transformers would guess the type from the folder's name
             raise UserError(f"{source}: {what} cannot be loaded (no config.json); {way_out}")
     elif re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", source):
         attempts = [(source, True), (source, False)]
-        way_out = (
-            "give a folder that holds it, set HF_HOME to a cache that has it, or HF_ENDPOINT to a mirror of the hub"
-        )
+        way_out = "name a folder that contains it, set HF_HOME to a cache of it, or HF_ENDPOINT to a mirror of the hub"
     else:
-        raise UserError(f"{source}: no such folder; {what} was expected there")
+        raise UserError(f"{source}: no such folder; expected {what} there")
     for place, local in attempts:
         try:
             return load(place, local_files_only=local, trust_remote_code=False, **options)
-        except Exception as error:  # of transformers, its hub, tokenizers, safetensors, torch: anything may come
+        except (
+            Exception
+        ) as error:  # transformers, its hub, tokenizers, safetensors and torch raise many kinds of errors
             problem = error
         if local and len(attempts) > 1:
-            print(f"{source}: not found in the cache of this machine, asking the hub", file=sys.stderr)
+            print(f"{source}: not in the cache of this machine, asking the hub", file=sys.stderr)
     reason = re.split(r"\n|\. ", str(problem).strip())[0].rstrip(".") or type(problem).__name__
     raise UserError(f"{source}: {what} cannot be loaded ({reason}); {way_out}") from problem
 
@@ -125,16 +125,16 @@ def load_model(source: str, what: str, architecture: str, part: str = "") -> tup
 
     Args:
         source: a folder or a name.
-        what: what is expected of it, for the error message.
+        what: what it should be, for the error message.
         architecture: the class of transformers.
         part: the submodule to return; empty for the complete model.
 
     Returns:
-        The model or its part, and the names of the parameters whose values its weights do not hold: those of an
-        unused pooling layer at most.
+        The model or its part, and the names of parameters that the weights lack: at most those of an unused pooling
+        layer.
 
     Raises:
-        UserError: it cannot be loaded, or its weights lack something, and chance would take their place.
+        UserError: it cannot be loaded, or the weights lack a parameter, which would be random then.
     """
     import torch
 
@@ -142,10 +142,8 @@ def load_model(source: str, what: str, architecture: str, part: str = "") -> tup
     prefix = f"{part}." if part else ""
     missing = {name.removeprefix(prefix) for name in info["missing_keys"] if name.startswith(prefix)}
     if needed := sorted(name for name in missing if not name.startswith("pooler.")):
-        raise UserError(
-            f"{source}: {what} was expected, but its weights lack {prefix}{needed[0]}"
-            + (f" and {len(needed) - 1} more" if needed[1:] else "")
-        )
+        more = f" and {len(needed) - 1} more" if needed[1:] else ""
+        raise UserError(f"{source}: the weights lack {prefix}{needed[0]}{more}, which {what} needs")
     return (attrgetter(part)(model) if part else model).eval(), missing
 
 
@@ -154,12 +152,12 @@ def load_model(source: str, what: str, architecture: str, part: str = "") -> tup
 
 @dataclass(frozen=True)
 class Tokens:
-    """Texts as an encoder takes them, padded or cut.
+    """The tokens of texts, padded or truncated to 149.
 
     Attributes:
-        ids: int64 (n, 149).
-        mask: int64 (n, 149), 1 where there is a token, 0 where there is padding.
-        lengths: how many tokens each text has uncut.
+        ids: token ids, int64 (n, 149).
+        mask: int64 (n, 149), 1 for tokens, 0 for padding.
+        lengths: the number of tokens of each complete text.
     """
 
     ids: np.ndarray
@@ -174,7 +172,7 @@ class Tokens:
         return len(self.ids)
 
     def key(self, row: int) -> str:
-        """A name for the content of a row."""
+        """A hash of the content of a row."""
         return hashlib.sha256(self.ids[row].tobytes() + self.mask[row].tobytes()).hexdigest()
 
 
@@ -185,10 +183,10 @@ class TextEncoder:
         """Load it.
 
         Args:
-            source: a key of `FAMILIES`, a name on the hub, or a folder as transformers saves one.
+            source: a key of `FAMILIES`, a name on the hub, or a folder saved by transformers.
 
         Raises:
-            UserError: it is unavailable, of another width, or cannot take 149 tokens.
+            UserError: it is unavailable, has another width, or does not take 149 tokens.
         """
         self.source = FAMILIES[source].hub if source in FAMILIES else source
         what = f"a text encoder of width {WIDTH}"
@@ -197,22 +195,22 @@ class TextEncoder:
         config = getattr(config, family.config) if family.config else config
         width, positions = getattr(config, "hidden_size", None), getattr(config, "max_position_embeddings", None)
         if width != WIDTH:
-            raise UserError(f"{self.source}: {what} was expected; its width is {width} ({', '.join(FAMILIES)} will do)")
+            raise UserError(f"{self.source}: has width {width}, expected {what} (such as {', '.join(FAMILIES)})")
         if positions is not None and positions < TOKENS:
-            raise UserError(f"{self.source}: takes {positions} tokens; a text encoder of {TOKENS} was expected")
+            raise UserError(f"{self.source}: takes {positions} tokens, expected at least {TOKENS}")
         self._tokenizer = load_pretrained(self.source, f"the tokenizer of {what}", "AutoTokenizer")
         if self._tokenizer.pad_token is None:
-            raise UserError(f"{self.source}: its tokenizer has no padding; {what} that pads was expected")
+            raise UserError(f"{self.source}: its tokenizer has no padding token; name another encoder")
         model, missing = load_model(self.source, what, family.architecture, family.module)
         self._model = model.get_encoder() if config.is_encoder_decoder else model
         self.fingerprint = _fingerprint(self._model, config.to_dict(), missing)
         _pack(self._model)
 
     def tokenize(self, texts: Sequence[str]) -> Tokens:
-        """Texts as tokens, padded or cut to 149.
+        """Convert texts to tokens.
 
         Raises:
-            UserError: the tokenizer is of another encoder.
+            UserError: the tokenizer does not fit the weights.
         """
         texts = list(texts)
         lengths = [len(ids) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]
@@ -220,18 +218,16 @@ class TextEncoder:
         ids, mask = (tokens[key].astype(np.int64) for key in ("input_ids", "attention_mask"))
         words = self._model.get_input_embeddings().num_embeddings
         if ids.max() >= words:
-            raise UserError(
-                f"{self.source}: its tokenizer knows token {ids.max()}, its weights {words} tokens; they do not belong "
-                "together"
-            )
+            problem = f"its tokenizer uses token {ids.max()}, but its weights have only {words} tokens"
+            raise UserError(f"{self.source}: {problem}; use the tokenizer of these weights")
         return Tokens(ids, mask, lengths)
 
     def encode(self, tokens: Tokens) -> Iterator[np.ndarray]:
         """The last hidden state of each text, float32 (149, 768), in order (film.md, section 4).
 
-        Each core encodes different texts, `BATCH` at a time: on two cores that is faster than one text at a time on
-        both, where every operation waits for the slower core. All 149 positions are computed, because padding is part
-        of a feature: shorter batches would be other features.
+        Each core encodes different texts, `BATCH` at a time. If all cores shared each text, every operation would wait
+        for the slowest core. All 149 positions are computed, because padding is part of a feature: shorter rows would
+        change it.
 
         Raises:
             UserError: the encoder returns values that are not finite.
@@ -245,7 +241,7 @@ class TextEncoder:
 
         def run(start: int) -> np.ndarray:
             if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)  # a setting of this thread
+                torch.set_num_threads(threads)  # applies to this thread only
             ids, mask = (torch.from_numpy(array[start : start + size]) for array in (tokens.ids, tokens.mask))
             with torch.inference_mode():
                 return self._model(input_ids=ids, attention_mask=mask).last_hidden_state.numpy()
@@ -253,14 +249,14 @@ class TextEncoder:
         try:
             for states in map_ahead(run, starts, min(cores, len(starts))):
                 if not np.isfinite(states).all():
-                    raise UserError(f"{self.source}: gives values that are not finite; its weights are damaged")
+                    raise UserError(f"{self.source}: returns values that are not finite; its weights are damaged")
                 yield from states
         finally:
             torch.set_num_threads(cores)
 
 
 def _fingerprint(model: PreTrainedModel, config: Mapping[str, object], ignored: set[str]) -> str:
-    """A name for what an encoder computes, wherever it lies: its parameters but the ignored ones, its configuration."""
+    """A hash of the configuration and of all parameters except `ignored`."""
     digest = hashlib.sha256()
     settings = {key: value for key, value in config.items() if key not in ORIGIN}
     digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
@@ -272,10 +268,10 @@ def _fingerprint(model: PreTrainedModel, config: Mapping[str, object], ignored: 
 
 
 def _pack(model: PreTrainedModel) -> None:
-    """Let oneDNN compute the linear layers, their weights packed once instead of at every call.
+    """Let oneDNN compute the linear layers, with weights packed once instead of in every call.
 
-    They are nine tenths of the work, and a tenth faster so; results move in the seventh digit. Where PyTorch has no
-    oneDNN nothing is done.
+    These layers are nine tenths of the work and become a tenth faster; results change in the seventh digit. Without
+    oneDNN in PyTorch this does nothing.
     """
     import torch
 

@@ -54,7 +54,7 @@ def test_lists_of_other_editors_are_read(tmp_path):
     ("content", "message"),
     [
         (b"\n \n", "the list is empty"),
-        (b"1.png\n1.jpg\n", "twice"),
+        (b"1.png\n1.jpg\n", "duplicate name '1.jpg'"),
         (b"../1.png\n", "leads out"),
         (b"/etc/1.png\n", "leads out"),
         (b"..\n", "leads out"),

@@ -208,13 +208,13 @@ def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
-        ([], {}, "no layout fits; name the folders of its images by --dir_a and --dir_b"),
+        ([], {}, "no layout fits; name the folders of its images with --dir_a and --dir_b"),
         (["Ir/1.png", "Vis/2.png"], {}, "no layout fits"),
         (["train/ir/1.png", "train/vi/1.png"], {}, "MSRS has no folder test with pairs; it has train"),
         (
             ["Ir/1.png", "Ir/1.jpg", "Vis/1.png", "Ir/2.png", "Vis/2.png"],
             {},
-            "both would be the same image of pair '1'",
+            "two files for one image of pair '1'",
         ),
         (["Ir/1.png", "Vis/1.png", "MRI/1.png", "CT/1.png"], {}, r"holds several data sets \(M3FD, Harvard\)"),
         (["MRI/1.png", "CT/1.png"], {"task": "MFF"}, "is a data set of MIF, not MFF"),

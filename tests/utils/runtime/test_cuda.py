@@ -40,10 +40,10 @@ def test_a_whole_machine_has_no_problem():
         ({"driver": None}, "nvcc at /x/bin/nvcc, but no NVIDIA driver"),
         ({"driver": None, "nvcc": None, "on_bus": True}, "an NVIDIA GPU, but no driver"),
         ({"driver": None, "nvcc": None}, "no NVIDIA GPU"),
-        ({"gpus": ()}, "no device that answers"),
+        ({"gpus": ()}, "no usable device"),
         ({"nvcc": None}, "Test GPU, but no nvcc"),
         ({"version": None}, "/x/bin/nvcc does not work"),
-        ({"driver": (12, 4)}, "the driver goes up to CUDA 12.4, nvcc is 13.0"),
+        ({"driver": (12, 4)}, "the driver supports CUDA up to 12.4, nvcc is 13.0"),
         ({"libraries": {"cudart": LIBRARY}}, "no libcublas.so with cublas_v2.h (`pip install nvidia-cublas`"),
         ({"libraries": {}}, "no libcudart.so"),
     ],
@@ -118,9 +118,9 @@ ALL_OF_12 = {
     ("driver", "said"),
     [
         ({"FAKE_VERSION": "12040", "FAKE_COUNT": "1"}, None),
-        ({"FAKE_VERSION": "11080", "FAKE_COUNT": "1"}, "the driver goes up to CUDA 11.8, nvcc is 12.4"),
-        ({"FAKE_VERSION": "12040", "FAKE_COUNT": "0"}, "no device that answers"),
-        ({"FAKE_VERSION": "12040", "FAKE_INIT": "100"}, "no device that answers"),
+        ({"FAKE_VERSION": "11080", "FAKE_COUNT": "1"}, "the driver supports CUDA up to 11.8, nvcc is 12.4"),
+        ({"FAKE_VERSION": "12040", "FAKE_COUNT": "0"}, "no usable device"),
+        ({"FAKE_VERSION": "12040", "FAKE_INIT": "100"}, "no usable device"),
     ],
 )
 def test_driver_and_toolkit_are_asked(tmp_path, fake_driver, driver, said):
