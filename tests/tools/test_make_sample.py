@@ -169,7 +169,7 @@ def test_folder_without_an_encoder_is_one_line_and_writes_nothing(tmp_path, caps
     write_paragraphs(tmp_path)
     assert run_command(make_sample.main, ["--root", str(tmp_path), "--encoder", str(tmp_path / "none")]) == 2
     message = capsys.readouterr().err
-    assert "none: no such folder; a text encoder of width 768" in message
+    assert "none: no such folder; expected a text encoder of width 768" in message
     assert message.count("\n") == 1
     assert [entry.name for entry in tmp_path.iterdir()] == ["Text"]
 
