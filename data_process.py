@@ -45,7 +45,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--task", choices=tuple(TASKS), help=f"{tasks} (default: that of the layout, else IVF)")
     add(
         "--dataset",
-        help="name of the data set: its folder in the task's folder (default: that of the layout, else MSRS)",
+        help="name of the data set: its folder in the task's folder (default: that of the layout or folder, else MSRS)",
     )
     add("--mode", choices=MODES, default="train", help="training or test pairs: train.txt or test.txt")
     add(
@@ -68,7 +68,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add(
         "--caption",
         metavar="MODEL",
-        help="first write a draft for each pair without a paragraph, from captions of its images; edit these drafts. "
+        help="first write drafts of missing paragraphs, from captions of the images, for you to edit: "
         f"{', '.join(CAPTIONERS)}, or another BLIP captioning model, by its name on the hub or its folder",
     )
     return parser

@@ -44,7 +44,10 @@ def test_a_whole_machine_has_no_problem():
         ({"nvcc": None}, "Test GPU, but no nvcc"),
         ({"version": None}, "/x/bin/nvcc does not work"),
         ({"driver": (12, 4)}, "the driver supports CUDA up to 12.4, nvcc is 13.0"),
-        ({"libraries": {"cudart": LIBRARY}}, "no libcublas.so with cublas_v2.h (for CUDA 13: `pip install nvidia-cublas`)"),
+        (
+            {"libraries": {"cudart": LIBRARY}},
+            "no libcublas.so with cublas_v2.h (for CUDA 13: `pip install nvidia-cublas`",
+        ),
         ({"libraries": {}}, "no libcudart.so"),
     ],
 )
