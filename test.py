@@ -1,8 +1,8 @@
-"""Fuse the pairs of an H5 file with trained weights, and measure the result.
+"""Fuse the pairs of an H5 file with trained weights and compute the metrics.
 
     python test.py --task IVF --dataset MSRS --ckpt_path models/IVF.pth
 
-The fused images go to test_output/<dataset>/Gray/<name>.png, the metrics table to the screen. --color adds RGB/.
+It writes test_output/<dataset>/Gray/<name>.png, with --color also RGB/<name>.png, and prints the metrics table.
 """
 
 from __future__ import annotations
@@ -41,54 +41,53 @@ if TYPE_CHECKING:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Fuse the test pairs of a data set and print the metrics table.",
-        formatter_class=HelpFormatter,
+        description="Fuse the test pairs of a data set and print the metrics table.", formatter_class=HelpFormatter
     )
     add = parser.add_argument
-    add("--task", choices=tuple(TASKS), default="IVF", help="fusion task; chooses the default checkpoint")
-    add("--dataset", default="MSRS", help="data set; its pairs are read from <h5_dir>/<dataset>_test.h5")
+    add("--task", choices=tuple(TASKS), default="IVF", help="fusion task; selects the default checkpoint")
+    add("--dataset", default="MSRS", help="data set; pairs are read from <h5_dir>/<dataset>_test.h5")
     add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
-    add("--h5_dir", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files of data_process.py")
+    add("--h5_dir", type=Path, default=Path("VLFDataset_h5"), help="folder with the H5 files of data_process.py")
     add("--out_dir", type=Path, default=Path("test_output"), help="folder for the fused images")
-    add("--contact_sheet", action="store_true", help="also draw one page of A | B | fused with names and metrics")
-    add("--report", action="store_true", help="also write one HTML page that compares A, B and fused, for a browser")
-    add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: the fused luma, the sources' chroma")
-    add("--skip_bad", action="store_true", help="read all pairs first, and go on without the bad ones, which are named")
+    add("--contact_sheet", action="store_true", help="also write contact_sheet.png: A | B | fused, names and metrics")
+    add("--report", action="store_true", help="also write report.html, to compare A, B and fused in a browser")
+    add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: fused luma, chroma of the sources")
+    add("--skip_bad", action="store_true", help="check all pairs first; name the bad ones and continue without them")
     add_device_options(parser)
-    add_source_options(parser, "where the images are, for --color (default: the files that the H5 file remembers)")
+    add_source_options(parser, "source images for --color (default: the files named in the H5 file)")
     return parser
 
 
 def color_files(args: argparse.Namespace, dataset: H5Dataset) -> dict[str, tuple[Path, Path]]:
-    """The files of images A and B of every sample, by name, from which --color takes the colours.
+    """The files of images A and B, by sample name, from which --color takes the colours.
 
-    They are those that the H5 file remembers, where they still exist and no option says where the images are; else
-    those that `find_source` finds.
+    The files named in the H5 file are used if they still exist and no source option is given, else those of
+    `find_source`.
 
     Raises:
-        UserError: there are none for one of the samples.
+        UserError: a sample has no files.
     """
     default = get_args_parser().get_default
     chosen = any(getattr(args, option) != default(option) for option in ("root", "raw", "dir_a", "dir_b", "list"))
-    remembered = {} if chosen else {name: dataset.sources(name) for name in dataset.names}
-    files = {name: pair for name, pair in remembered.items() if pair and all(path.is_file() for path in pair)}
+    recorded = {} if chosen else {name: dataset.sources(name) for name in dataset.names}
+    files = {name: pair for name, pair in recorded.items() if pair and all(path.is_file() for path in pair)}
     if len(files) < len(dataset):
-        # Without options an error of the default folder would not tell what to do; the one below does.
+        # Without source options, the error below helps more than one about the default folder.
         with nullcontext() if chosen else suppress(UserError):
             found = find_source(args, "test").pairs
             files = {pair.name: (pair.image_a, pair.image_b) for pair in found} | files
     if missing := [name for name in dataset.names if name not in files]:
         raise UserError(
-            f"{dataset.path}: no image files of {missing[0]!r}, whose colours --color needs; name the right ones by "
-            "--root, --raw, or --dir_a and --dir_b"
+            f"{dataset.path}: no image files of {missing[0]!r} were found, which --color needs; say where they are "
+            "with --root, --raw, or --dir_a and --dir_b"
         )
     return files
 
 
 def fuse_pairs(net: Net, dataset: H5Dataset) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Each pair, as a batch of one, and its fused image, uint8 (H, W); after the last, print how long fusing took.
+    """Yield each pair, as a batch of one, and its fused image, uint8 (H, W); print the speed after the last.
 
-    The first image is timed separately: kernels are compiled with it. No later image compiles, whatever its size.
+    The first image is timed separately because it compiles the kernels. Later images of any size compile nothing.
     """
     seconds: list[float] = []
     for batch in tqdm(Loader(dataset, 1, shuffle=False, drop_last=False), desc="fuse", unit="image"):
@@ -110,7 +109,7 @@ def fuse_pairs(net: Net, dataset: H5Dataset) -> Iterator[tuple[Batch, np.ndarray
 def gray_values(image: np.ndarray) -> np.ndarray:
     """The gray source image, (H, W) in 0..255, of an image (1, H, W) in a test H5 file.
 
-    The file holds it at its own size, divided by 255: times 255 and rounded it is what `read_gray` returns.
+    The file stores the result of `read_gray` divided by 255; this restores it exactly.
     """
     return np.round(image[0].astype(np.float64) * 255)
 
@@ -118,15 +117,15 @@ def gray_values(image: np.ndarray) -> np.ndarray:
 def fuse_dataset(
     net: Net, dataset: H5Dataset, gray: Path, rgb: Path, files: Mapping[str, tuple[Path, Path]]
 ) -> tuple[list[Values], int]:
-    """Fuse, write and measure the pairs of `dataset` one after the other: memory does not grow with their number.
+    """Fuse, write and measure the pairs of `dataset` one by one; memory does not grow with their number.
 
-    Threads write and measure several pairs at a time. (They wait while Jittor computes, which holds Python's lock.) The
-    metrics are those of the 8-bit images.
+    Threads write and measure several pairs at a time. (They wait while Jittor computes, because it holds Python's
+    lock.) The metrics are those of the 8-bit images.
 
     Args:
         gray: the folder of the fused images, <name>.png.
         rgb: the folder of the color images.
-        files: where the colours of a pair come from; empty to write no color images.
+        files: the image files of every pair, for color images; empty to write none.
 
     Returns:
         The metrics of every pair, and the number of pairs in `files` without colours.
@@ -145,7 +144,7 @@ def fuse_dataset(
 
 
 def gather_values(names: Sequence[str], own: Sequence[Values]) -> dict[str, Values]:
-    """The metrics of all images by name, put together of what each process measured of its share of `names`."""
+    """The metrics of all images by name, gathered from all processes; `own` are those of this process."""
     rows = np.array([[values[metric] for metric in METRICS] for values in own]).reshape(-1, len(METRICS))
     rows = collective.gather(rows, len(names)).tolist()
     return {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(names, rows, strict=True)}
@@ -155,7 +154,7 @@ def gather_values(names: Sequence[str], own: Sequence[Values]) -> dict[str, Valu
 class PageRows(Sequence["PageRow"]):
     """The rows of the pages: A, B, the fused image in `gray`, the color one in `rgb` if any, and the metrics.
 
-    The images of a row are read when it is asked for: those of a complete data set may not fit in memory.
+    The images of a row are read on access: those of a complete data set may not fit in memory.
     """
 
     dataset: H5Dataset
@@ -182,7 +181,7 @@ class PageRows(Sequence["PageRow"]):
 
 
 def draw_pages(rows: PageRows, title: str, folder: Path, contact_sheet: bool, report: bool) -> None:
-    """Write the pages that are asked for to `folder`, and say where they are."""
+    """Write the requested pages to `folder` and print their paths."""
     if contact_sheet:
         from utils.evaluation.contact_sheet import draw_contact_sheet
 
@@ -198,10 +197,10 @@ def draw_pages(rows: PageRows, title: str, folder: Path, contact_sheet: bool, re
 
 
 def test(args: argparse.Namespace) -> None:
-    """Fuse and measure as the options say.
+    """Fuse and measure with the options `args`.
 
     Raises:
-        UserError: data or weights that are missing or do not fit.
+        UserError: data or weights are missing or do not fit.
     """
     with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5", args.skip_bad) as dataset:
         files = color_files(args, dataset) if args.color else {}
@@ -226,7 +225,7 @@ def test(args: argparse.Namespace) -> None:
         draw_pages(rows, f"{args.dataset}, {path.name}", folder, args.contact_sheet, args.report)
         print(format_table(args.dataset, {"FILM": mean_row(values)}))
         if dataset.skipped:
-            print(f"skipped: {len(dataset.skipped)} bad pairs, named above; the averages are without them")
+            print(f"skipped: {len(dataset.skipped)} bad pairs, named above; the averages exclude them")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

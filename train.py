@@ -2,7 +2,7 @@
 
     python train.py --dataset_path VLFDataset_h5/MSRS_train.h5
 
-Everything a run leaves lies under exp/: checkpoints, log, loss curve, pictures, TensorBoard events and its code.
+A run writes everything to its folder under exp/: checkpoints, log, loss curve, pictures, TensorBoard events, its code.
 """
 
 from __future__ import annotations
@@ -47,61 +47,47 @@ def get_args_parser() -> argparse.ArgumentParser:
         description="Train FILM. The defaults are those of the official code.", formatter_class=HelpFormatter
     )
     add = parser.add_argument
-    add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="H5 file of data_process.py")
-    add("--numepochs", type=positive_int, default=150, help="epochs to train")
-    add(
-        "--batch_size",
-        type=positive_int,
-        default=2,
-        help="pairs a step, in each process; an incomplete batch is dropped",
-    )
+    add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="H5 file with the training data")
+    add("--numepochs", type=positive_int, default=150, help="number of epochs")
+    add("--batch_size", type=positive_int, default=2, help="pairs per step and process; incomplete batches are dropped")
     add("--lr", type=positive, default=1e-5, help="learning rate of Adam")
-    add(
-        "--step_size", type=positive_int, default=50, help="epochs after which the learning rate is multiplied by gamma"
-    )
-    add("--gamma", type=positive, default=0.6, help="factor of the learning-rate schedule")
-    add("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient part of the fusion loss")
+    add("--step_size", type=positive_int, default=50, help="epochs between two changes of the learning rate")
+    add("--gamma", type=positive, default=0.6, help="the learning rate is multiplied by this at each change")
+    add("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient term of the fusion loss")
     add(
         "--grad_stages",
         type=stage,
         nargs="+",
         default=[],
         metavar="EPOCH:WEIGHT",
-        help="change that weight in stages: 1:1 7:5 15:20 is 1 in the first six epochs, then 5, from epoch 15 on 20",
+        help="change --loss_grad_weight during training: 1:1 7:5 15:20 means 1 from epoch 1, 5 from 7, 20 from 15",
     )
-    add("--loss_ssim", type=not_negative, default=0, help="weight of the Lp+SSIM losses; they are logged at 0 too")
+    add("--loss_ssim", type=not_negative, default=0, help="weight of the Lp+SSIM losses; at 0 they are only logged")
     add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
     add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
     add("--pretrain", type=Path, metavar="FILE", help="start from these weights (.pkl, or .pth of the official code)")
     add(
         "--resume",
         metavar="auto|FILE",
-        help="go on from this checkpoint, in the run's folder where it lies in one (else in a new one), with the run's "
-        "options; one given here that would change the losses is an error. auto: the newest whole checkpoint of the "
-        "newest run under --exp_root that has the options given here; where there is none a new run starts",
+        help="resume from this checkpoint with the options of its run; options given here must not change the losses. "
+        "Output goes to the folder of the run, or to a new one if the file was copied elsewhere. auto: resume from the "
+        "newest intact checkpoint of the newest run with the options given here; without one, start a new run",
     )
     add(
         "--save_every",
         type=positive_int,
         metavar="N",
-        help="write a checkpoint every N steps, too, not only each epoch",
+        help="write a checkpoint every N steps, in addition to each epoch",
     )
     add("--keep", type=positive_int, metavar="N", help="keep only the N newest checkpoints of the run (default: all)")
-    add("--seed", type=int, default=0, help="seed of the initial weights and of the order of the pairs")
-    add("--no_shuffle", action="store_true", help="take the pairs in the order of the file")
-    add(
-        "--crop",
-        type=positive_int,
-        nargs=2,
-        default=[],
-        metavar=("H", "W"),
-        help="train on parts of this size, at random places",
-    )
-    add("--flip", action="store_true", help="mirror every second pair, at random, left to right")
-    add("--skip_bad", action="store_true", help="read all pairs first, and train without the bad ones, which are named")
-    add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in all")
+    add("--seed", type=int, default=0, help="seed of the initial weights, the order of the pairs, crops and flips")
+    add("--no_shuffle", action="store_true", help="use the pairs in the order of the file")
+    add("--crop", type=positive_int, nargs=2, default=[], metavar=("H", "W"), help="train on random crops of this size")
+    add("--flip", action="store_true", help="mirror each pair left to right with probability 1/2")
+    add("--skip_bad", action="store_true", help="check all pairs first; name the bad ones and train without them")
+    add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in total")
     add_device_options(parser)
-    add("--exp_root", type=Path, default=Path("exp"), help="folder of the runs")
+    add("--exp_root", type=Path, default=Path("exp"), help="folder for the runs")
     parser.set_defaults(processes=processes.count())
     return parser
 
@@ -109,7 +95,7 @@ def get_args_parser() -> argparse.ArgumentParser:
 def train_one_epoch(
     trainer: Trainer, loader: Loader, run: RunFolder, args: argparse.Namespace, stop: StopRequest
 ) -> bool:
-    """Train the epoch that `trainer` is in, from the step it is at; log every step. Returns whether it was finished."""
+    """Train the rest of the current epoch of `trainer` and log every step. Returns whether the epoch is finished."""
     from utils.runtime.jittor_env import jt
     from utils.training.trainer import step_or_save
 
@@ -125,7 +111,7 @@ def train_one_epoch(
     with bar:
         started = time.perf_counter()
         for index, batch in enumerate(bar, start=done):
-            # Jittor's random state cannot be read, so each step has one that follows from its number.
+            # Jittor's random state cannot be saved, so every step sets it from its own number.
             jt.set_global_seed((abs(args.seed) + trainer.step) % 2**31, different_seed_for_mpi=False)
             losses, fused = step_or_save(trainer, batch, stop.mean, run, args.keep)
             now = time.perf_counter()
@@ -145,10 +131,10 @@ def train_one_epoch(
 
 
 def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> None:
-    """Train as the options say, from `checkpoint` on.
+    """Train with the options `args`, from `checkpoint` if there is one.
 
     Raises:
-        UserError: bad data, a checkpoint that does not fit, a loss that is not finite.
+        UserError: bad data, a checkpoint that does not fit, or a loss that is not finite.
         Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the last step is written.
     """
     from utils.runtime.jittor_env import use_device
@@ -158,12 +144,12 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
     with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1 and not args.crop) as dataset:
         rank, batch_size = processes.rank(), args.batch_size * processes.count()
         if len(dataset) < batch_size:
-            raise UserError(f"{args.dataset_path}: {len(dataset)} pairs do not make a batch of {batch_size}")
+            raise UserError(f"{args.dataset_path}: {len(dataset)} pairs are fewer than a batch of {batch_size}")
         print(use_device(args.device, args.tf32))
         if line := processes.describe():
             print(line)
         trainer = build_trainer(args, checkpoint)
-        collective.assert_equal([args.seed, *trainer.fingerprint()], "seed, steps made and weights at the start")
+        collective.assert_equal([args.seed, *trainer.fingerprint()], "seed, steps made and initial weights")
         stop = StopRequest()
         saved = checkpoint.path if checkpoint else None
         last = args.max_steps or math.inf

@@ -199,7 +199,7 @@ def test_colors_come_from_the_files_that_the_h5_file_remembers_or_an_option_name
     arguments = ("test.py", "--dataset", "Set", "--ckpt_path", weights, "--h5_dir", tmp_path, "--out_dir", tmp_path)
     source.rename(moved)
     line = failure(run(*arguments, "--color"))
-    assert "Set_test.h5: no image files of 'x', whose colours --color needs" in line
+    assert "Set_test.h5: no image files of 'x' were found, which --color needs" in line
     assert line.endswith("name the right ones by --root, --raw, or --dir_a and --dir_b")
     moved.rename(source)
     gray = write(tmp_path / "gray" / "x.png", picture(0, channels=1)).parent
@@ -221,6 +221,6 @@ def test_color_in_test_names_what_is_missing(tested, tmp_path):
     arguments = ("test.py", "--dataset", "Set", "--ckpt_path", tested / "net.pkl", "--h5_dir", tested / "h5", "--color")
     arguments = (*arguments, "--out_dir", tmp_path / "out")
     line = failure(run(*arguments, "--dir_a", tmp_path / "IR", "--dir_b", tmp_path / "VI"))
-    assert "Set_test.h5: no image files of '夜 1.5', whose colours --color needs" in line
+    assert "Set_test.h5: no image files of '夜 1.5' were found, which --color needs" in line
     assert "either --raw, or both --dir_a and --dir_b" in failure(run(*arguments, "--dir_a", tmp_path / "IR"))
     assert not (tmp_path / "out").exists()

@@ -228,7 +228,7 @@ def test_wrong_input_of_train_is_one_line(trained, tmp_path):
     folder, path = trained
     assert "gone.h5: no such H5 file" in failure(run("train.py", "--dataset_path", tmp_path / "gone.h5"))
     data = ("--dataset_path", folder / "x_train.h5", "--exp_root", tmp_path / "exp")
-    assert "5 pairs do not make a batch of 6" in failure(run("train.py", *data, "--batch_size", 6))
+    assert "5 pairs are fewer than a batch of 6" in failure(run("train.py", *data, "--batch_size", 6))
     assert "gone.pkl: no such checkpoint" in failure(run("train.py", *data, "--pretrain", tmp_path / "gone.pkl"))
     weights = read_checkpoint(path / "model" / "ckpt_1.pkl")["model"]
     weights.pop("conv1.bias")

@@ -29,10 +29,10 @@ NAMES_SHOWN = 8
 
 
 def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: np.ndarray) -> dict[str, float]:
-    """`evaluate_pair` for images of a user: its `ValueError` becomes a `UserError` that names `where`.
+    """`evaluate_pair` for a user's images: its `ValueError` becomes a `UserError` that names `where`.
 
     Raises:
-        UserError: `evaluate_pair` refuses the images.
+        UserError: `evaluate_pair` rejects the images.
     """
     try:
         return evaluate_pair(fused, image_a, image_b)
@@ -54,7 +54,7 @@ def find_sources(dir_a: Path, dir_b: Path, list_path: Path | None = None) -> dic
 
 
 def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """The fused image of every name in `folder`, whatever its suffix; a png where there are several.
+    """The fused image of every name in `folder`, with any suffix; the PNG if there are several.
 
     Images that are not in `names` are left out, and a warning names them.
 
@@ -79,7 +79,7 @@ def evaluate_files(
     """All metrics of the fused image of every name in `sources`, with a progress bar called `label`.
 
     Raises:
-        UserError: an image that cannot be read, is of another size than its sources or too small.
+        UserError: an image cannot be read, differs in size from its sources, or is too small.
     """
 
     def measure_one(name: str) -> Values:
@@ -100,21 +100,19 @@ def mean_row(values: Mapping[str, Values]) -> dict[str, float]:
 
 
 def published_rows(dataset: str, path: Path = PUBLISHED) -> dict[str, Values]:
-    """The row that the paper prints for a data set, under a label that says so, as a row for `format_table`.
+    """The paper's values for a data set, labelled as published, as a row for `format_table`.
 
     Raises:
         UserError: the paper has no row for this data set.
     """
     table = json.loads(path.read_text(encoding="utf-8"))
     if dataset not in table["datasets"]:
-        raise UserError(
-            f"{path}: no published values for {dataset!r}; there are some for {', '.join(table['datasets'])}"
-        )
+        raise UserError(f"{path}: no published values for {dataset!r}; available: {', '.join(table['datasets'])}")
     return {f"{table['method']} published": dict(zip(TABLE_METRICS, table["datasets"][dataset], strict=True))}
 
 
 def write_csv(path: Path, methods: Mapping[str, Mapping[str, Values]]) -> None:
-    """One line for each method and image, full precision; `methods` is method -> image name -> metric -> value.
+    """One row per method and image, full precision; `methods` is method -> image name -> metric -> value.
 
     Raises:
         UserError: the file cannot be written.
@@ -138,10 +136,7 @@ def write_json(
     content = {
         "dataset": dataset,
         "methods": {
-            method: {
-                "mean": _finite(means[method]),
-                "images": {name: _finite(row) for name, row in values.items()},
-            }
+            method: {"mean": _finite(means[method]), "images": {name: _finite(row) for name, row in values.items()}}
             for method, values in methods.items()
         },
     }

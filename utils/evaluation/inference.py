@@ -47,7 +47,7 @@ def load_net(path: Path) -> Net:
 
 
 def fuse(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -> np.ndarray:
-    """Fuse one pair; the result is stretched to its own minimum and maximum, as it is saved.
+    """Fuse one pair; the result is stretched so that its minimum is 0 and its maximum 255.
 
     Args:
         image_a, image_b: float32 (1, 1, H, W) in 0..1.
@@ -64,5 +64,5 @@ def fuse(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -
     with jt.no_grad():
         fused = net(*map(jt.array, (image_a, image_b, text))).numpy()[0, 0]
     if not np.isfinite(fused).all():
-        raise UserError("the fused image is not finite: the weights, or the text feature, are no good")
+        raise UserError("the fused image is not finite: the weights or the text feature are unusable")
     return stretch_to_uint8(fused)

@@ -1,12 +1,12 @@
 """The twelve metrics of image fusion, equal to the official evaluator's (film.md, section 5).
 
 Every metric is a pure function of gray images, (H, W) arrays with values 0..255, the fused image first. Integer arrays
-are converted; input that would silently give another value raises a `ValueError`: values in 0..1, values
+are converted; input that would silently change the result raises a `ValueError`: values in 0..1, values
 outside 0..255, NaN and infinities, shapes that differ. Arithmetic is float64 throughout (the official code averages
 some of them in float32, which moves the seventh digit).
 
 Where a formula divides zero by zero (the correlation with a constant image, Qabf of two constant sources) the result is
-NaN, as in the official code; only VIFF, in both codes, counts such a source as 1.
+NaN, as in the official code; only VIFF, in both codes, counts a constant source as 1.
 """
 
 from __future__ import annotations
@@ -62,16 +62,16 @@ def _value(formula: Callable[..., float], images: Sequence[Image]) -> float:
 
 def _checked(images: Sequence[ArrayLike]) -> list[Image]:
     """The images as float64 arrays of one shape with finite values 0..255, or a ValueError that says what is wrong."""
-    keep_freed_memory()  # here, because every evaluation passes here first
+    keep_freed_memory()  # here, because every evaluation starts here
     result = []
     for name, image in zip(("fused", "image_a", "image_b"), images, strict=False):
         array = np.asarray(image)
         if array.dtype.kind not in "uif":
             raise ValueError(f"{name}: numbers in 0..255 expected, not an array of {array.dtype}")
         if array.ndim != 2 or min(array.shape) < 2:
-            raise ValueError(f"{name}: a gray image (H, W) of 2x2 or more expected, not the shape {array.shape}")
+            raise ValueError(f"{name}: a gray image (H, W) of at least 2x2 expected, not shape {array.shape}")
         if result and array.shape != result[0].shape:
-            raise ValueError(f"{name}: is of shape {array.shape}, but fused is of {result[0].shape}")
+            raise ValueError(f"{name}: has shape {array.shape}, but fused has {result[0].shape}")
         array = np.ascontiguousarray(array, np.float64)
         low, high = array.min(), array.max()
         if not (np.isfinite(low) and np.isfinite(high)):
@@ -79,7 +79,7 @@ def _checked(images: Sequence[ArrayLike]) -> list[Image]:
         if low < 0 or high > LEVELS - 1:
             raise ValueError(f"{name}: holds values in {low:g}..{high:g}; 0..255 expected")
         if 0 < high <= 1:
-            raise ValueError(f"{name}: values in 0..1 give other metrics; multiply by 255 and round")
+            raise ValueError(f"{name}: values in 0..1 would give wrong metrics; multiply by 255 and round")
         result.append(array)
     return result
 
@@ -168,7 +168,7 @@ def viff(fused: Image, image_a: Image, image_b: Image, /) -> float:
             images = [np.ascontiguousarray(_gaussian(image, window)[::2, ::2]) for image in images]
         _, variance_f, sources = _local_moments(*images, lambda image, w=window: _gaussian(image, w))
         for k, (_, variance, covariance) in enumerate(sources):
-            # A window without variance in either image, or with opposed ones, passes nothing on.
+            # Windows that are constant in an image, or whose covariance is not positive, transmit no information.
             passes = (covariance > 0) & (variance >= VIFF_EPSILON) & (variance_f >= VIFF_EPSILON)
             gain = np.where(passes, covariance / (variance + VIFF_EPSILON), 0)
             residual = np.maximum(variance_f - gain * covariance, VIFF_EPSILON)
@@ -185,7 +185,7 @@ def qabf(fused: Image, image_a: Image, image_b: Image, /) -> float:
     for source in (image_a, image_b):
         strength, angle = _edges(source)
         ratio = np.minimum(strength, strength_f) / np.maximum(strength, strength_f)
-        # Where the two are equal the ratio is 1; the official code takes the gradient itself, and parity needs it.
+        # Where both are equal the ratio is 1, but the official code uses the gradient itself, and so must we.
         np.copyto(ratio, strength, where=strength == strength_f)
         alignment = 1 - np.abs(angle - angle_f) / (np.pi / 2)
         quality = _sigmoid(ratio, *QABF_STRENGTH) * _sigmoid(alignment, *QABF_DIRECTION)
@@ -231,7 +231,7 @@ def _pearson(x: Image, y: Image) -> float:
 
 
 def _gaussian(image: Image, window: NDArray[np.float64]) -> Image:
-    """`image` under a separable `window` (N, 1), only where the window lies wholly inside."""
+    """`image` under a separable `window` (N, 1), only where the window is completely inside."""
     inside = slice(len(window) // 2, -(len(window) // 2))
     return cv2.sepFilter2D(image, -1, window, window)[inside, inside]
 
@@ -257,7 +257,7 @@ def _local_moments(
 def _edges(image: Image) -> tuple[Image, Image]:
     """Strength and angle (-pi/2..pi/2; pi/2 where the horizontal gradient is 0) of the zero-padded Sobel gradient."""
     gx = cv2.Sobel(image, -1, 1, 0, borderType=cv2.BORDER_CONSTANT)
-    # OpenCV's vertical kernel looks down, the official one up: beside an angle that is set to pi/2 the sign counts.
+    # OpenCV's vertical kernel points down, the official one up; the sign matters because some angles are set to pi/2.
     gy = -cv2.Sobel(image, -1, 0, 1, borderType=cv2.BORDER_CONSTANT)
     return np.sqrt(gx * gx + gy * gy), np.where(gx == 0, np.pi / 2, np.arctan(gy / gx))
 
@@ -266,7 +266,7 @@ def _sigmoid(x: Image, height: float, slope: float, centre: float) -> Image:
     return height / (1 + np.exp(slope * (x - centre)))
 
 
-# The official names, in the order in which they are listed.
+# By their official names, in the official order.
 _OF_FUSED: dict[str, Callable[..., float]] = {
     "EN": entropy,
     "SD": standard_deviation,
@@ -290,11 +290,11 @@ def evaluate_pair(fused: ArrayLike, image_a: ArrayLike, image_b: ArrayLike) -> d
     """All twelve metrics of one fused image, by their names in `METRICS` and in that order.
 
     Args:
-        fused, image_a, image_b: (H, W), one shape, values 0..255, as `utils.data.images.read_gray` gives them.
+        fused, image_a, image_b: (H, W), one shape, values 0..255, as `utils.data.images.read_gray` returns them.
 
     Raises:
         ValueError: images that differ in shape, are smaller than 41x41, hold values that are not finite or outside
-            0..255, or look as if they were in 0..1.
+            0..255, or seem to be in 0..1.
     """
     images = _checked((fused, image_a, image_b))
     values = {name: _value(metric.__wrapped__, images[:1]) for name, metric in _OF_FUSED.items()}
@@ -307,7 +307,7 @@ TABLE_NAME_WIDTH = 16
 TABLE_COLUMN_WIDTH = 8
 TABLE_HEADER = " EN      SD      SF      AG     VIFF     Qabf"
 TABLE_METRICS = tuple(TABLE_HEADER.split())
-# What the report's legend says of each.
+# Their descriptions in the legend of the report.
 METRIC_TITLES = {
     "EN": "entropy",
     "SD": "standard deviation",
@@ -323,7 +323,7 @@ def format_table(dataset: str, rows: Mapping[str, Mapping[str, float]]) -> str:
 
     Args:
         dataset: the name in its title.
-        rows: a line each, label -> metrics (those of `TABLE_METRICS`; others are ignored).
+        rows: label -> metrics (those of `TABLE_METRICS`; others are ignored), one per line.
     """
     name_width = max([TABLE_NAME_WIDTH, *(len(label) + 2 for label in rows)])
     lines = [TABLE_RULE, f"The test result of {dataset}:", " " * name_width + TABLE_HEADER]

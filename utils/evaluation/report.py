@@ -27,18 +27,18 @@ from utils.runtime.files import atomic_path
 from utils.runtime.threads import map_ahead
 
 PARTS = Path(__file__).resolve().parent / "report_page"
-# The images of a page together; base64 makes a third more of it. Browsers open that from a file in about a second.
+# The images of a page together; base64 adds a third. Browsers open such a file in about a second.
 IMAGE_BYTES = 30_000_000
 JPEG_QUALITY = 90
-# What does not fit as JPEG is reduced by this factor, again and again, but not below a thumbnail's size.
+# Images that do not fit as JPEG are reduced by this factor repeatedly, but not below the size of a thumbnail.
 REDUCTION = 0.75
 MIN_SIDE = 160
-# How many of the best and of the worst pairs come first.
+# How many of the best and of the worst pairs are listed first.
 ENDS = 3
 
-LOSSLESS = "All images are embedded without loss, in their own size."
+LOSSLESS = "All images are embedded without loss, in their original size."
 REDUCED = (
-    "of them are embedded as JPEG, where needed also reduced, to keep this page small; the metrics are those of the "
+    "pairs are embedded as JPEG, reduced in size if necessary, to keep this page small; the metrics are those of the "
     "original images."
 )
 
@@ -53,7 +53,7 @@ class Pictures(NamedTuple):
 
 
 class _Pair(NamedTuple):
-    """A row whose images are compressed; `width` and `height` are their own."""
+    """A row with compressed images; `width` and `height` are those of the originals."""
 
     name: str
     columns: list[str]
@@ -70,12 +70,12 @@ class _Pair(NamedTuple):
 def write_report(rows: Sequence[PageRow], title: str, path: Path) -> None:
     """Write the page of one or more pairs to `path`.
 
-    Best and worst pairs come first, by `mean_ranks`. Images are embedded without loss and in their own size where the
-    pair's share of the page allows that; else as JPEG, and smaller where that is still too large. The page says so.
+    Best and worst pairs come first, by `mean_ranks`. Images are embedded without loss and in their original size if
+    the pair's share of the page allows that; else as JPEG, and smaller if that is still too large. The page says so.
 
     Args:
-        rows: all with the same columns and the same metrics, of which a greater value is the better. Each is read
-            once, so a sequence may load its images lazily. Names and titles may hold any characters.
+        rows: all with the same columns and the same metrics; greater values are better. Each is read once,
+            so a sequence may load its images lazily. Names and titles may hold any characters.
 
     Raises:
         UserError: `path` cannot be written.
@@ -91,14 +91,14 @@ def write_report(rows: Sequence[PageRow], title: str, path: Path) -> None:
     work = map_ahead(compressed, range(len(rows)))
     page = _page(list(tqdm(work, desc="report", total=len(rows), unit="image")), title)
     with atomic_path(path) as temporary:
-        # A name may hold what UTF-8 cannot: half a surrogate pair, from a file name that is no text.
+        # A name may hold a lone surrogate, from a file name that cannot be decoded; UTF-8 cannot encode it.
         temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")
 
 
 def compress(images: Sequence[np.ndarray], size: int) -> Pictures:
     """Images as PNG, or else as JPEG at the largest scale at which they take no more than `size` bytes together.
 
-    Scales are powers of `REDUCTION`; no image gets a longer side below `MIN_SIDE`, even if it is then too large.
+    Scales are powers of `REDUCTION`; but the longer side stays at least `MIN_SIDE`, even if that takes more bytes.
 
     Args:
         images: (H, W) or (H, W, 3) RGB, of one size, in 0..255.
@@ -122,7 +122,7 @@ def compress(images: Sequence[np.ndarray], size: int) -> Pictures:
 def mean_ranks(metrics: Sequence[Mapping[str, float]]) -> list[float]:
     """The mean of each pair's ranks among all pairs, one rank for each metric.
 
-    Rank 1 has the greatest value; equal values share the mean of their ranks; a value that is not defined comes last.
+    Rank 1 has the greatest value; equal values share the mean of their ranks; undefined values come last.
     """
     values = np.array([list(row.values()) for row in metrics], np.float64)
     return rankdata(-np.where(np.isnan(values), -np.inf, values), axis=0).mean(axis=1).tolist()
@@ -131,7 +131,7 @@ def mean_ranks(metrics: Sequence[Mapping[str, float]]) -> list[float]:
 def both_ends_first(ranks: Sequence[float]) -> list[tuple[int, str]]:
     """The order of the page: (index, "best", "worst" or "") of every pair, up to `ENDS` of the best and of the worst.
 
-    The worst begin with the very worst. No pair is both, and of an odd few the middle one is neither.
+    The very worst is the first of the worst. No pair is both; of a small odd number, the middle one is neither.
     """
     order = sorted(range(len(ranks)), key=ranks.__getitem__)
     ends = min(ENDS, len(order) // 2)
@@ -148,14 +148,14 @@ def _encode(suffix: str, image: np.ndarray, *options: int) -> bytes:
 
 
 def _page(pairs: Sequence[_Pair], title: str) -> str:
-    """The document. Whatever comes from outside goes into it through `html.escape`."""
+    """The document. All text from outside is escaped by `html.escape`."""
     template, style, script, chinese = (
         (PARTS / name).read_text(encoding="utf-8") for name in ("page.html", "page.css", "page.js", "zh.json")
     )
     translated: dict[str, str] = json.loads(chinese)
 
     def text(tag: str, english: str, key: str) -> str:
-        """An element with a text, which the page's script translates where there is a translation."""
+        """An element with a text, which the page's script translates if there is a translation."""
         attribute = f' data-text="{key}"' if key in translated else ""
         return f"<{tag}{attribute}>{escape(english)}</{tag}>"
 
@@ -209,8 +209,8 @@ def _row(pair: _Pair, key: str, badge: str, rank: float) -> str:
 
 
 def _cell(value: float) -> str:
-    """A cell for people, with the value in full for the script, in JavaScript's form."""
-    # One decimal less from 10 on: the numbers of a pair stand side by side on a telephone.
+    """A table cell: the value rounded for readers, and in full, as JavaScript writes it, for the script."""
+    # One decimal less from 10 on: the numbers of a pair must fit side by side on a phone.
     shown = "&ndash;" if math.isnan(value) else f"{value:.{2 if abs(value) >= 10 else 3}f}"
     return f'<td data-value="{json.dumps(value)}">{shown}</td>'
 

@@ -1,4 +1,4 @@
-"""Checkpoints: written as Jittor writes them, read from Jittor and from PyTorch, by name."""
+"""Checkpoints: written by Jittor, read from files of Jittor and PyTorch, matched by parameter name."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MAX_ENTRIES = 20_000
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
-    """Write `state` with `jt.save`; the file is whole or not there.
+    """Write `state` with `jt.save`; the file is complete or absent.
 
     Raises:
         UserError: it cannot be written.
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = _content(path.read_bytes())
     except Refused as error:
         raise UserError(f"{path}: cannot be read as a checkpoint: it {error}") from error
-    except Exception as error:  # damage shows in errors of many kinds
+    except Exception as error:  # damaged files cause errors of many kinds
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(f"{path}: cannot be read as a checkpoint ({reason[0]})") from error
     if not isinstance(content, dict):
@@ -84,7 +84,7 @@ def read_weights(path: Path, checkpoint: Mapping[str, Any] | None = None) -> dic
 
     Args:
         path: the file of either framework.
-        checkpoint: its content, where the caller has read it already.
+        checkpoint: its content, if it has been read already.
 
     Raises:
         UserError: the file cannot be read, or holds no parameters.
@@ -92,18 +92,18 @@ def read_weights(path: Path, checkpoint: Mapping[str, Any] | None = None) -> dic
     checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
     weights = checkpoint.get("model", checkpoint)
     if not isinstance(weights, Mapping) or not weights:
-        raise UserError(f"{path}: no parameters in it; 'model' should map their names to arrays")
+        raise UserError(f"{path}: holds no parameters; 'model' should map their names to arrays")
     if other := [name for name, value in weights.items() if not isinstance(value, np.ndarray)]:
-        raise UserError(f"{path}: {other[0]!r} is no array; 'model' should map parameter names to arrays")
+        raise UserError(f"{path}: {other[0]!r} is not an array; 'model' should map parameter names to arrays")
     return {str(name).removeprefix(PREFIX): value for name, value in weights.items()}
 
 
 def load_weights(net: jt.nn.Module, path: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
-    """Set every parameter of the network to its value in a checkpoint; the arguments are those of `read_weights`.
+    """Set every parameter of the network to its value in a checkpoint; the arguments are as in `read_weights`.
 
     Raises:
-        UserError: the file cannot be read, or does not fit: names what is missing, unexpected, of another shape or not
-            finite. The network is then unchanged.
+        UserError: the file cannot be read, or does not fit: the message names parameters that are missing,
+            unexpected, of another shape or not finite. The network is then unchanged.
     """
     weights = read_weights(path, checkpoint)
     parameters = dict(net.named_parameters())
@@ -130,7 +130,7 @@ def weights_of_net(net: jt.nn.Module) -> dict[str, np.ndarray]:
 
 
 def _content(data: bytes) -> Any:
-    """The content of a file, by the form that its first bytes and its end show."""
+    """The content of a file, in the format that its first or last bytes show."""
     if data.startswith(ZIP_MARK):
         return _read_zip(data)
     if data.startswith(LEGACY_MARK):
@@ -143,7 +143,7 @@ def _content(data: bytes) -> Any:
     pickled = RestrictedUnpickler(data)
     content = pickled.load()
     if pickled.position != len(data):
-        raise Refused("does not end as a file of jt.save does; it may have been cut")
+        raise Refused("does not end like a file of jt.save; it may have been cut")
     return pickled.plain(content, _no_storage)
 
 
@@ -152,19 +152,19 @@ def _no_storage(storage: Storage) -> memoryview:
 
 
 def _read_zip(data: bytes) -> Any:
-    """What `torch.save` writes since PyTorch 1.6: a zip of a pickle and the tensors' values, not compressed."""
+    """Read the format of `torch.save` since PyTorch 1.6: an uncompressed zip of a pickle and the tensors' values."""
     if data.count(ZIP_ENTRY) > MAX_ENTRIES:
         raise Refused(f"is an archive of more than {MAX_ENTRIES} files")
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         entries = {entry.filename: entry for entry in archive.infolist()}
         pickles = [name for name in entries if name.endswith("/data.pkl")]
         if len(pickles) != 1:
-            raise Refused("is no archive of torch.save: it should hold one data.pkl")
+            raise Refused("is not an archive of torch.save: one data.pkl was expected")
 
         def read(name: str) -> bytes:
             entry = entries.get(folder + name)
             if entry is None or entry.compress_type != zipfile.ZIP_STORED:
-                raise Refused(f"has no file {name!r} in it, or a compressed one")
+                raise Refused(f"lacks the file {name!r}, or it is compressed")
             return archive.read(entry)
 
         folder = pickles[0].removesuffix("data.pkl")
@@ -175,15 +175,15 @@ def _read_zip(data: bytes) -> Any:
 
 
 def _read_legacy(data: bytes) -> Any:
-    """What `torch.save` wrote before: five pickles (the fourth is the content), then the values."""
+    """Read the format of `torch.save` before 1.6: five pickles (the fourth is the content), then the values."""
     pickled = RestrictedUnpickler(data)
     *_, content, keys = (pickled.load() for _ in range(5))
     values = {}
     for key in keys:
         if key not in pickled.storages:
-            raise Refused("names the values of its tensors in no known way")
-        pickled.take(8)  # their number, which the content tells too
+            raise Refused("refers to tensor values in an unknown way")
+        pickled.take(8)  # their number, which the content states too
         values[key] = pickled.take(pickled.storages[key].nbytes)
     if pickled.position != len(data):
-        raise Refused("goes on behind its end: it is damaged")
+        raise Refused("has bytes after its end: it is damaged")
     return pickled.plain(content, lambda storage: values[storage.key])

@@ -1,4 +1,4 @@
-"""Loss curves: what `train.py` draws every epoch, and `tools/compare_loss.py` for several runs at once."""
+"""Loss curves: drawn by `train.py` every epoch, and by `tools/compare_loss.py` for several runs."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from utils.training.loss_log import LOSSES, LogLine
 
 SUFFIXES = (".png", ".svg")
 
-# Curves that agree lie on each other: the wider ones below and the dashed ones above keep all of them in sight.
+# Curves may coincide: wide lines below and dashed lines above keep all of them visible.
 _STYLES = (("tab:blue", "-", 3.5), ("tab:orange", "--", 2.0), ("tab:green", ":", 2.5), ("tab:red", "-.", 1.5))
 
-# Up to so many epochs (steps) the single means (steps) can be told apart, and are drawn to be seen.
+# Up to this many epochs (steps), each mean (step) is drawn clearly.
 _FEW_EPOCHS, _FEW_STEPS = 20, 200
 
 
@@ -34,27 +34,27 @@ def epoch_means(lines: Iterable[LogLine], value: Callable[[LogLine], float]) -> 
 
 
 def whole_epochs(lines: Sequence[LogLine]) -> Sequence[LogLine]:
-    """The steps of the epochs that have all of theirs; all steps where no epoch has."""
+    """The steps of complete epochs; all steps if no epoch is complete."""
     steps = Counter(line.epoch for line in lines)
     return [line for line in lines if steps[line.epoch] == line.batches] or lines
 
 
 def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None:
-    """Draw the losses of one or several runs over the epochs: every step thin, the mean of each whole epoch bold.
+    """Draw the losses of one or several runs over the epochs: every step thin, the mean of each complete epoch bold.
 
-    `logs` maps the label of a run to its steps in order (`read_log` of loss_log.py). The loss has the large panel; the
-    others of `LOSSES` stand below it, the fusion loss only where it is not the loss itself. A step is drawn at the
-    middle of its share of the epoch, a mean at the middle of the steps that it is the mean of.
+    The loss has the large panel. The other `LOSSES` are below it, the fusion loss only if it differs from the loss. A
+    step is drawn at the middle of its share of the epoch, a mean at the mean position of its steps.
 
     Args:
-        path: ends in .png or .svg, and is written whole or not at all.
+        logs: the label of a run -> its steps in order (`read_log`).
+        path: a .png or .svg file.
 
     Raises:
         UserError: another suffix, or `path` cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise UserError(f"{path}: a chart ends in {' or '.join(SUFFIXES)}")
+        raise UserError(f"{path}: a chart must be a {' or '.join(SUFFIXES)} file")
 
     weighted = any(line.loss != line.loss_in_grad for lines in logs.values() for line in lines)
     top, *below = [field for field in LOSSES if field != "loss_in_grad" or weighted]
@@ -70,27 +70,15 @@ def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None
         value = attrgetter(field)
         for (label, lines), (colour, dashes, width) in zip(logs.items(), cycle(_STYLES)):
             # Rasterised, because a long run's steps would make an SVG of many megabytes.
-            panel.plot(
-                [_position(line) for line in lines],
-                [value(line) for line in lines],
-                color=colour,
-                linewidth=0.6 if len(lines) > _FEW_STEPS else 1.0,
-                alpha=0.35 if len(lines) > _FEW_STEPS else 0.6,
-                rasterized=True,
-            )
-            # The mean of a few batches, beside means of all, would look like a turn of the curve.
+            steps = [_position(line) for line in lines], [value(line) for line in lines]
+            linewidth, alpha = (0.6, 0.35) if len(lines) > _FEW_STEPS else (1.0, 0.6)
+            panel.plot(*steps, color=colour, linewidth=linewidth, alpha=alpha, rasterized=True)
+            # The mean of an incomplete epoch would look like a bend of the curve.
             whole = whole_epochs(lines)
-            means = epoch_means(whole, value)
-            panel.plot(
-                list(epoch_means(whole, _position).values()),
-                list(means.values()),
-                color=colour,
-                linestyle=dashes,
-                linewidth=width,
-                marker="o" if len(means) <= _FEW_EPOCHS else None,
-                label=label,
-                zorder=3,
-            )
+            positions, means = (list(epoch_means(whole, of).values()) for of in (_position, value))
+            marker = "o" if len(means) <= _FEW_EPOCHS else None
+            style = {"color": colour, "linestyle": dashes, "linewidth": width, "marker": marker}
+            panel.plot(positions, means, **style, label=label, zorder=3)
         panel.set_xlabel("epoch")
         panel.set_ylabel(LOSSES[field].chart)
         panel.grid(alpha=0.3)
@@ -102,5 +90,5 @@ def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None
 
 
 def _position(line: LogLine) -> float:
-    """Where a step stands on the axis of epochs: runs with other numbers of batches an epoch share that axis."""
+    """The position of a step on the epoch axis, which runs with different numbers of batches per epoch share."""
     return line.epoch - 1 + (line.batch + 0.5) / line.batches

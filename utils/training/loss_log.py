@@ -1,6 +1,6 @@
-"""The form of a training log: written by `train.py` and the PyTorch twin, read by whatever draws or compares curves.
+"""The format of a training log: written by `train.py` and the PyTorch twin, read to draw and compare curves.
 
-Logs of the official code have the same form (film.md, section 3), so one reader serves all three.
+Logs of the official code have the same format (film.md, section 3), so one parser reads all three.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class LossName(NamedTuple):
-    """What a loss is called in the log and in charts."""
+    """The names of a loss in the log and in charts."""
 
     log: str
     chart: str
@@ -37,7 +37,7 @@ LOSSES = {
 }
 
 _NUMBER = r"(-?(?:\d+\.\d+|inf)|nan)"
-# The remaining time ends at a bracket too: where a run died inside a line, the resumed run continues that line.
+# The remaining time also ends at a bracket: if a run was killed within a line, a resumed run may continue that line.
 _LINE = re.compile(
     r"\[Epoch (\d+)/(\d+)\] \[Batch (\d+)/(\d+)\] "
     + "".join(rf"\[{name.log}: {_NUMBER}\] " for name in LOSSES.values())
@@ -50,8 +50,8 @@ class LogLine:
     """One training step in the log.
 
     Epochs count from 1, batches from 0. The losses are those of film.md section 2: `loss` is what training minimises,
-    `loss_in_grad` the fusion loss, `lplssim_a` and `lplssim_b` the Lp+SSIM terms before their weight. `eta` is the text
-    of `eta_text`.
+    `loss_in_grad` the fusion loss, `lplssim_a` and `lplssim_b` the Lp+SSIM terms without their weight. `eta` is the
+    result of `eta_text`.
     """
 
     epoch: int
@@ -66,9 +66,9 @@ class LogLine:
 
 
 def eta_text(epoch: int, epochs: int, batch: int, batches: int, batch_seconds: float) -> str:
-    """The time left, as the official code puts it: batches left, this one included, times the last one's seconds.
+    """The remaining time as in the official code: remaining batches, with this one, times the seconds of the last.
 
-    It is written h:mm:ss.ffffff and cut to 10 characters, so that the decimals shown are as many as fit.
+    The format is h:mm:ss.ffffff, cut to 10 characters.
     """
     left = epochs * batches - ((epoch - 1) * batches + batch)
     return str(timedelta(seconds=left * batch_seconds))[:10]
@@ -81,25 +81,20 @@ def format_line(line: LogLine) -> str:
 
 
 def format_total_time(seconds: float) -> str:
-    """The line that closes the log of a run that reached its end, without the line break."""
+    """The last line in the log of a finished run, without the line break."""
     return f"total_time: {seconds}"
 
 
 def parse_lines(text: str) -> list[LogLine]:
-    """Every whole log line in `text`, in the order of the text; anything else in it is passed over."""
-    return [
-        LogLine(
-            *(int(value) for value in match.groups()[:4]), *(float(value) for value in match.groups()[4:8]), match[9]
-        )
-        for match in _LINE.finditer(text)
-    ]
+    """All complete log lines in `text`, in order; other text is ignored."""
+    return [LogLine(*map(int, m.groups()[:4]), *map(float, m.groups()[4:8]), m[9]) for m in _LINE.finditer(text)]
 
 
 def read_log(path: Path | str) -> list[LogLine]:
-    """The steps of a log, one line for each epoch and batch, in their order.
+    """The steps of a log, one line for each epoch and batch, in order.
 
-    A cut line (the run was killed, or is still writing) is passed over. Where a resumed run repeats steps that are
-    already there, the later line of the file wins, and a warning tells how many were replaced.
+    An incomplete line (the run was killed or is still writing) is ignored. If a resumed run repeats steps, their last
+    lines are used, and a warning says how many were replaced.
 
     Raises:
         UserError: the file cannot be read, or holds no log line.
@@ -112,7 +107,7 @@ def read_log(path: Path | str) -> list[LogLine]:
     lines = parse_lines(text)
     if not lines:
         raise UserError(
-            f"{path}: no line of a training log in it; '[Epoch 1/150] [Batch 0/541] [loss: ...' was expected"
+            f"{path}: holds no line of a training log; '[Epoch 1/150] [Batch 0/541] [loss: ...' was expected"
         )
     steps = {(line.epoch, line.batch): line for line in lines}
     if replaced := len(lines) - len(steps):
@@ -121,7 +116,7 @@ def read_log(path: Path | str) -> list[LogLine]:
 
 
 class LogFile:
-    """A log that one process at a time adds lines to, each with one write: a killed run leaves whole lines.
+    """A log that one process at a time writes to, one write per line: a killed run leaves complete lines.
 
     Raises:
         UserError: it cannot be written, or another process is writing it.
@@ -135,19 +130,17 @@ class LogFile:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
-            raise UserError(
-                f"{path}: another process is going on with this run; wait for its end, or end it"
-            ) from error
+            raise UserError(f"{path}: another process is writing to this run; wait until it ends, or end it") from error
         except OSError:
             pass  # a file system without locks
 
     def go_back(self, step: int) -> None:
-        """Drop whatever stands behind the `step`-th step of the run: later steps, a cut line, the total time.
+        """Remove everything after the `step`-th step of the run: later steps, an incomplete line, the total time.
 
         Raises:
             UserError: the log cannot be cut.
         """
-        # Latin-1: one character a byte, whatever a crash has left in the file.
+        # Latin-1: one character per byte, whatever a crash has left in the file.
         text = self.path.read_bytes().decode("latin-1")
         last = end = 0
         for match in _LINE.finditer(text):
@@ -161,7 +154,7 @@ class LogFile:
             self._file.truncate(end)
 
     def write(self, line: str) -> None:
-        """Add a line, given without its break.
+        """Add a line, given without the line break.
 
         Raises:
             UserError: the disk is full.
@@ -172,7 +165,7 @@ class LogFile:
                 data = data[self._file.write(data) :]
 
     def flush(self) -> None:
-        """Bring what was written to the disk.
+        """Write buffered data to the disk.
 
         Raises:
             UserError: the disk is full.
@@ -181,8 +174,8 @@ class LogFile:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Close the file, and let others write it."""
-        # Unlocked by name: child processes (Jittor forks some) may hold the file open, and the lock with it.
+        """Close the file and release its lock."""
+        # Unlock explicitly: child processes (Jittor forks some) may keep the file open, and with it the lock.
         with suppress(OSError):
             fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()

@@ -13,7 +13,7 @@ from utils.runtime.jittor_env import jt
 class Adam(jt.optim.Optimizer):
     """Adam (Kingma & Ba 2015) as torch.optim.Adam computes it: p -= lr * mhat / (sqrt(vhat) + eps).
 
-    Jittor's own Adam adds eps to sqrt(v) before the bias of v is corrected, which is another update in the first
+    Jittor's own Adam adds eps to sqrt(v) before the bias of v is corrected, which differs in the first
     steps. ``step(loss)`` differentiates and updates.
 
     Args:
@@ -37,10 +37,10 @@ class Adam(jt.optim.Optimizer):
         group["v"] = [jt.zeros_like(p).stop_grad() for p in group["params"]]
 
     def step(self, loss: jt.Var | None = None, retain_graph: bool = False) -> None:
-        """Differentiate `loss` and update every parameter, by the mean of the gradients of all processes."""
+        """Differentiate `loss` and update every parameter with the mean gradient of all processes."""
         self.pre_step(loss, retain_graph)
         beta1, beta2 = self.betas
-        # As arrays: a number in the source of a kernel would have it compiled anew at every step.
+        # Arrays, because a new number in the source of a kernel would be compiled at every step.
         step_size = jt.array(np.float32(self.lr / (1 - beta1**self.n_step)))
         root_correction = jt.array(np.float32(math.sqrt(1 - beta2**self.n_step)))
         (group,) = self.param_groups
@@ -58,7 +58,7 @@ class Adam(jt.optim.Optimizer):
         return {"n_step": self.n_step, "lr": self.lr, **moments}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Take up a state that `state_dict` gave.
+        """Load a result of `state_dict`.
 
         Raises:
             ValueError: the moments belong to other parameters.

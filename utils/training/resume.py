@@ -21,7 +21,7 @@ SETTINGS = (
     "dataset_path", "batch_size", "lr", "step_size", "gamma", "loss_grad_weight", "grad_stages", "loss_ssim", "i2t_dim",
     "hidden_dim", "pretrain", "seed", "no_shuffle", "crop", "flip", "skip_bad",
 )  # fmt: skip
-# Kept too, but free to change.
+# Recorded too, but may be changed.
 LENGTH = "numepochs"
 
 
@@ -57,7 +57,7 @@ class Checkpoint:
 
     @property
     def options(self) -> dict[str, str | float | list]:
-        """The options that its run keeps; in a file of an earlier version of this code only the seed."""
+        """The options that its run keeps; in files of earlier versions of this code only the seed."""
         options = self.state.get("options", self.state)
         if not isinstance(options, Mapping):
             return {}
@@ -84,10 +84,10 @@ def parse_options(
         if checkpoint:
             args.resume = checkpoint.path
         else:
-            print(f"--resume auto: no whole checkpoint of such a run under {args.exp_root}; a new run starts")
+            print(f"--resume auto: no intact checkpoint with these options under {args.exp_root}; a new run starts")
         return args, checkpoint
     if args.pretrain:
-        parser.error("--pretrain and --resume FILE exclude each other: a resumed run has its weights")
+        parser.error("--pretrain cannot be used with --resume FILE, which holds the weights")
     checkpoint = Checkpoint(Path(args.resume), read_checkpoint(Path(args.resume)))
     return _options_of_run(parser, argv, checkpoint), checkpoint
 
@@ -102,12 +102,12 @@ def newest_checkpoint(root: Path, settings: Mapping[str, Any]) -> Checkpoint | N
         try:
             return Checkpoint(path, read_checkpoint(path))
         except UserError as error:
-            print(f"passed over: {error}")
+            print(f"skipped a damaged checkpoint: {error}")
     return None
 
 
 def _settings_in(path: Path) -> dict[str, Any]:
-    """The settings in a param.json; none where it is damaged."""
+    """The settings in a param.json; empty if it is damaged."""
     try:
         return settings_of(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, AttributeError, KeyError, TypeError):
@@ -115,7 +115,7 @@ def _settings_in(path: Path) -> dict[str, Any]:
 
 
 def _start(run: Path) -> list[int]:
-    """What orders runs by their start: the numbers of <yy_mm_dd_HH_MM>[_<n>]."""
+    """The sort key of runs by start: the numbers of <yy_mm_dd_HH_MM>[_<n>]."""
     return [int(number) for number in re.findall(r"\d+", run.name)]
 
 
@@ -124,7 +124,7 @@ def _options_of_run(
 ) -> argparse.Namespace:
     """The options in `argv`, completed by those of the run of `checkpoint`.
 
-    The data may have moved, and the number of epochs may change.
+    The path of the data and the number of epochs may change.
 
     Raises:
         UserError: an option is given that would change the losses.
@@ -152,18 +152,18 @@ def open_run(args: argparse.Namespace, checkpoint: Checkpoint | None, batches: i
     """The folder that process 0 writes to: that of `checkpoint`, or a new one for the options `args`.
 
     Raises:
-        UserError: the data has not as many steps an epoch (`batches`) as that of `checkpoint`. No file is touched then.
+        UserError: `checkpoint` was made with another number of steps per epoch than `batches`. No file is changed.
     """
     epoch, step = checkpoint.position if checkpoint else (0, 0)
     if not 0 <= step - epoch * batches < batches:
         raise UserError(
-            f"{args.resume}: made {step} steps in {epoch} epochs, but {args.dataset_path} has {batches} steps an epoch "
-            f"at {args.batch_size * processes.count()} pairs a step; resume with the data, the batch size and the "
+            f"{args.resume}: made {step} steps in {epoch} epochs, but {args.dataset_path} has {batches} steps per epoch"
+            f" at {args.batch_size * processes.count()} pairs per step; resume with the data, the batch size and the "
             "number of processes of that run"
         )
     if checkpoint:
-        where = "" if checkpoint.run else "; it lies in no run's folder: a new one is made"
-        print(f"goes on from {checkpoint.path}, {step} steps{where}")
+        where = "" if checkpoint.run else "; it is not in the folder of a run: a new one is made"
+        print(f"resumes from {checkpoint.path}, {step} steps{where}")
     if not processes.is_main():
         return processes.Nobody()
     in_place = checkpoint is not None and checkpoint.run

@@ -30,12 +30,12 @@ _CHECKPOINT = re.compile(r"ckpt_(\d+)(?:_step_(\d+))?\.pkl")
 
 
 def absolute(value: Any) -> Any:
-    """A path as the text of its absolute path; any other value as it is."""
+    """The absolute path, as text, of a path; any other value unchanged."""
     return str(value.resolve()) if isinstance(value, Path) else value
 
 
 def checkpoints(run: Path) -> list[Path]:
-    """The checkpoints of a run by their names, oldest first."""
+    """The checkpoints of a run, oldest first according to their names."""
     found = [path for path in (run / "model").glob("ckpt_*.pkl") if _CHECKPOINT.fullmatch(path.name)]
     return sorted(found, key=_position)
 
@@ -102,7 +102,7 @@ def _rename_to_free(folder: Path, wanted: Path) -> Path:
                 raise
             flush(path.parent)
             return path
-    raise UserError(f"{wanted.parent}: holds a thousand runs of this minute")
+    raise UserError(f"{wanted.parent}: holds a thousand runs that started in this minute")
 
 
 class RunFolder:
@@ -114,8 +114,8 @@ class RunFolder:
     def __init__(self, path: Path, epoch: int = 0, step: int = 0) -> None:
         """Open a new run, or continue after the checkpoint of `epoch` epochs and `step` steps.
 
-        Later steps are removed from the log, later checkpoints are renamed to ``<name>.bak``, and what a killed process
-        was writing is removed.
+        Later steps are removed from the log, later checkpoints are renamed to ``<name>.bak``, and incomplete files of a
+        killed process are removed.
 
         Raises:
             UserError: the folder cannot be written to, or another process is writing to it.
@@ -125,12 +125,12 @@ class RunFolder:
         try:
             for folder in (path, *(child for child in path.rglob("*") if child.is_dir())):
                 remove_leftovers(folder, idle=0)
-            # The newest first: a kill between two of them leaves the log longer than the checkpoints, never shorter.
+            # Newest first: after a kill in between, the log may be longer than the checkpoints, never shorter.
             later = [file for file in checkpoints(path) if _position(file) > (epoch, step)]
             for file in reversed(later):
                 file.replace(f"{file}.bak")
             if later:
-                print(f"later checkpoints, now called .bak: {', '.join(file.name for file in later)}")
+                print(f"later checkpoints renamed to .bak: {', '.join(file.name for file in later)}")
             self._log.go_back(step)
             self._events = _Events(path, step)
         except OSError as error:
@@ -146,7 +146,7 @@ class RunFolder:
         self._events.add({"lr": lr}, step)
 
     def log_total_time(self, seconds: float) -> None:
-        """Close the log of a run that reached its end."""
+        """Write the total time, the last line in the log of a finished run."""
         self._log.write(format_total_time(seconds))
 
     def save(self, state: Mapping[str, Any], whole_epoch: bool, keep: int | None = None) -> Path:
@@ -173,7 +173,7 @@ class RunFolder:
         return path
 
     def refresh(self) -> None:
-        """Draw the loss curve of the log again, if the log holds a step."""
+        """Draw the loss curve again, if the log holds a step."""
         from utils.training.loss_curves import draw_losses  # matplotlib is slow to import
 
         if (self.path / LOG_NAME).stat().st_size:
@@ -193,10 +193,10 @@ class RunFolder:
 
 
 class _Events:
-    """TensorBoard events of a run after its first `step` steps; TensorBoard drops earlier events of later steps.
+    """TensorBoard events of a run after its first `step` steps; TensorBoard drops older events of these steps.
 
-    They are written immediately, by the thread that computes: the thread of a SummaryWriter dies on a full disk, and
-    the training then waits for it without end.
+    They are written directly, not by a SummaryWriter: its thread dies on a full disk, and the training would then wait
+    for it forever.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -205,7 +205,7 @@ class _Events:
 
         self._path = folder / "events.out.tfevents"
         with naming(self._path):
-            # With the step in the name no two parts of a run share a file.
+            # The step is in the name so that no two parts of a run share a file.
             self._writer = EventsWriter(str(folder / "events"), f".from_step_{step}")
         if step:
             self._write(Event(step=step + 1, session_log=SessionLog(status=SessionLog.START)))
@@ -224,6 +224,6 @@ class _Events:
             self._writer.flush()
 
     def close(self) -> None:
-        # Everything was flushed before, or the failure was reported then.
+        # Everything was flushed before, or the error was reported.
         with suppress(OSError):
             self._writer.close()

@@ -18,8 +18,8 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class StopRequest:
     """Set by the first signal, so that the run ends after the current step; the second one ends it immediately.
 
-    Several processes stop at the same step, once all know that one of them got a signal. A second signal then changes
-    nothing.
+    Several processes stop at the same step, once all know that one of them got a signal. A second signal then has no
+    effect.
     """
 
     def __init__(self) -> None:
@@ -32,7 +32,7 @@ class StopRequest:
         return self._signal is not None if processes.count() == 1 else self._agreed
 
     def mean(self, values: np.ndarray) -> list[float]:
-        """The mean of the losses (n,) over the processes; the same message tells all of them of a request to stop."""
+        """The mean of the losses (n,) over the processes; the same message carries a request to stop."""
         means, self._agreed = collective.agree(values, self._signal is not None)
         return means
 

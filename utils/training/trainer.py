@@ -35,7 +35,7 @@ class Trainer:
     schedule: StepLR
     grad_weight: float
     ssim_weight: float
-    options: Mapping[str, Any]  # those of the run that its checkpoints record
+    options: Mapping[str, Any]  # of the run, as checkpoints record them
     epoch: int = 0  # epochs finished
     step: int = 0  # steps made
     seconds: float = 0.0  # of training, over all parts of a run
@@ -44,8 +44,8 @@ class Trainer:
         """Forward, backward and update on one batch.
 
         Args:
-            batch: the batch, or a part of it where others compute the rest.
-            reduce: the losses (4,) of the part, float32 -> those of the batch.
+            batch: the batch, or this process's part of it.
+            reduce: the losses (4,) of the part, float32 -> the losses of the batch.
 
         Returns:
             The losses of the batch by the names of `LOSSES`, and the fused images (b, 1, H, W) before the update.
@@ -69,7 +69,7 @@ class Trainer:
         return dict(zip(LOSSES, values, strict=True)), fused
 
     def state(self) -> dict[str, Any]:
-        """What a checkpoint holds."""
+        """The content of a checkpoint."""
         return {
             "model": weights_of_net(self.net),
             "optimizer": self.optimizer.state_dict(),
@@ -81,7 +81,7 @@ class Trainer:
         }
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:
-        """Continue from a checkpoint: `state` as it was read from `path`. The options of the trainer stay.
+        """Continue from `state`, the content of the checkpoint `path`. The options of the trainer stay the same.
 
         Raises:
             UserError: it holds no state of a training, or fits another network.
@@ -93,10 +93,10 @@ class Trainer:
             self.epoch, self.step = int(state["epoch"]), int(state["step"])
             self.seconds = float(state.get("seconds", 0))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{path}: cannot be resumed ({error}); --pretrain takes its weights alone") from error
+            raise UserError(f"{path}: cannot be resumed ({error}); --pretrain loads only its weights") from error
 
     def fingerprint(self) -> list[float]:
-        """Numbers that differ where the steps made or the weights differ: processes compare them at the start."""
+        """Numbers that differ if the steps made or the weights differ; processes compare them at the start."""
         return [self.step, *(float(np.abs(p.numpy().astype(np.float64)).sum()) for p in self.net.parameters())]
 
 
@@ -118,18 +118,18 @@ def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Tr
 def step_or_save(
     trainer: Trainer, batch: Batch, reduce: Reduce, run: RunFolder, keep: int | None
 ) -> tuple[dict[str, float], jt.Var]:
-    """`Trainer.train_step`; where a loss is not finite, the state before the step is saved as a checkpoint of `run`.
+    """Run `Trainer.train_step`; if a loss is not finite, save the state before the step as a checkpoint of `run`.
 
     Raises:
-        UserError: a loss is not finite; it names the batch and the checkpoint.
+        UserError: a loss is not finite; the message names the pairs and the checkpoint.
     """
     try:
         return trainer.train_step(batch, reduce)
     except FloatingPointError as error:
-        others = " or what other processes have of this batch" if processes.count() > 1 else ""
+        others = " or pairs of other processes" if processes.count() > 1 else ""
         reason = f"{', '.join(batch.names)}{others}: the loss is {error}; the run ends before this step"
         state = trainer.state()
         if not all(np.isfinite(value).all() for value in state["model"].values()):
-            raise UserError(f"{reason}; the weights are not finite either: go on from an earlier checkpoint") from error
+            raise UserError(f"{reason}; the weights are not finite either; resume from an older checkpoint") from error
         path = run.save(state, whole_epoch=False, keep=keep)
         raise UserError(f"{reason}; the state before it: {path}") from error

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 MAX_BYTES = 512 << 20  # of a file, and of all arrays and texts in it
-MAX_STEPS = 300_000  # opcodes, and values in what they make
+MAX_STEPS = 300_000  # opcodes, and values in the result
 MAX_DEPTH = 50  # containers within containers
 MAX_NAME = 200
 
@@ -61,7 +61,7 @@ class _Array:
 
 @dataclass
 class _Dtype:
-    """A NumPy dtype of numbers."""
+    """A numeric NumPy dtype."""
 
     spec: str
     order: str = "<"
@@ -72,7 +72,7 @@ class _Dtype:
 
 @dataclass(frozen=True)
 class _Name:
-    """A name that the file asks for, and what replaces it: a method of the unpickler that takes its arguments."""
+    """A name that the file asks for, and its replacement: a function of this module that takes the same arguments."""
 
     text: str
     build: Callable[..., Any]
@@ -80,7 +80,7 @@ class _Name:
 
 @dataclass(frozen=True)
 class Storage:
-    """The values of PyTorch's tensors, stored elsewhere in the file. The dtype 'bfloat16' is one that NumPy lacks."""
+    """The values of PyTorch's tensors, stored elsewhere in the file. NumPy lacks the dtype 'bfloat16'."""
 
     key: str
     dtype: str
@@ -130,7 +130,7 @@ class RestrictedUnpickler:
                 self._step(code)
             return self._stack.pop()
         except (IndexError, KeyError, TypeError, AttributeError) as error:
-            raise Refused("is no pickle that can be read") from error
+            raise Refused("is not a readable pickle") from error
 
     def take(self, count: int) -> memoryview:
         """The next bytes.
@@ -233,7 +233,7 @@ class RestrictedUnpickler:
             self.storages[storage.key] = storage
             push(storage)
         else:
-            raise Refused(f"uses the pickle instruction {self._described(code)}, which a checkpoint has no need of")
+            raise Refused(f"uses the pickle instruction {self._described(code)}, which a checkpoint does not need")
 
     def _described(self, code: bytes) -> str:
         known = pickletools.code2op.get(code.decode("latin1"))
@@ -246,7 +246,7 @@ class RestrictedUnpickler:
 
     def _text(self, count: int) -> str:
         text = self.take(count)
-        self.spend(4 * count)  # one character beyond the first plane makes all of them 4 bytes wide
+        self.spend(4 * count)  # one character above U+FFFF makes all of them 4 bytes wide
         return str(text, "utf-8", "surrogatepass")
 
     def _line(self) -> str:
@@ -261,22 +261,22 @@ class RestrictedUnpickler:
     def _extend(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not list:
-            raise Refused("is no pickle that can be read")
+            raise Refused("is not a readable pickle")
         target.extend(items)
 
     def _update(self, items: list[Any]) -> None:
         target = self._stack[-1]
         if type(target) is not dict or len(items) % 2:
-            raise Refused("is no pickle that can be read")
+            raise Refused("is not a readable pickle")
         for key, value in zip(items[::2], items[1::2], strict=True):
             # Other keys can nest without end, or all have the same hash.
             if not isinstance(key, str) and not (isinstance(key, int) and abs(key) < 1 << 31):
-                raise Refused(f"has {_kind(key)} as key of a dictionary; strings or whole numbers were expected")
+                raise Refused(f"has {_kind(key)} as a dictionary key; strings or integers were expected")
             target[key] = value
 
     def _called(self, called: Any, arguments: Any) -> Any:
         if not isinstance(called, _Name) or type(arguments) is not tuple:
-            raise Refused("calls something that is no name")
+            raise Refused("calls something that is not a function")
         return called.build(self, *arguments)
 
     def _set_state(self, state: Any) -> None:
@@ -284,7 +284,7 @@ class RestrictedUnpickler:
         if isinstance(target, _Dtype):
             version, order, *rest = state
             if version != 3 or order not in ("<", ">", "|", "=") or rest != [None, None, None, -1, -1, 0]:
-                raise Refused("holds a dtype that is no plain number")
+                raise Refused("holds a dtype that is not a number type")
             target.order = order
         elif isinstance(target, _Array):
             version, shape, dtype, fortran, values = state
@@ -294,7 +294,7 @@ class RestrictedUnpickler:
 
     def _array(self, values: Any, dtype: _Dtype, shape: tuple[int, ...], order: str) -> np.ndarray:
         if not isinstance(values, memoryview | bytes) or not isinstance(dtype, _Dtype) or not _are_counts(shape):
-            raise Refused("holds an array whose values are no numbers")
+            raise Refused("holds an array whose values are not numbers")
         kind = dtype.numpy()
         if prod(shape) * kind.itemsize != len(values):
             raise Refused(f"holds {len(values)} bytes for an array of shape {_shown(shape)} and type {kind}")
@@ -319,7 +319,7 @@ class RestrictedUnpickler:
         strides = [step * flat.itemsize for step in tensor.stride]
         return np.lib.stride_tricks.as_strided(flat[tensor.offset :], size, strides).copy()
 
-    # What replaces the names that a file may ask for. The arguments come from the file and may be anything.
+    # Replacements of the names that a file may ask for. The arguments come from the file and may be anything.
 
     def _new_dtype(self, spec: Any, *_: Any) -> _Dtype:
         if not isinstance(spec, str) or not re.fullmatch("b1|[iu][1248]|f[248]", spec):
@@ -330,17 +330,16 @@ class RestrictedUnpickler:
         return _Array(self._array(value, dtype, (), "C"))
 
     def _encoded(self, text: Any, encoding: Any) -> bytes:
-        """How bytes are written in the pickles of PyTorch."""
+        """Bytes, as PyTorch's pickles store them."""
         if not isinstance(text, str) or encoding != "latin1":
             raise Refused("asks for _codecs.encode of something other than bytes")
         self.spend(len(text))
         return text.encode("latin1")
 
     def _new_tensor(self, storage: Any, offset: Any, size: Any, stride: Any, *_: Any) -> _Tensor:
-        if not isinstance(storage, Storage) or not _are_counts((offset,)) or not _are_counts(size):
-            raise Refused("has a tensor that is none")
-        if not _are_counts(stride) or len(stride) != len(size):
-            raise Refused("has a tensor that is none")
+        valid = isinstance(storage, Storage) and all(map(_are_counts, ((offset,), size, stride)))
+        if not valid or len(stride) != len(size):
+            raise Refused("has an invalid tensor")
         return _Tensor(storage, offset, size, stride)
 
     def _not_called(self, *_: Any) -> Any:
@@ -371,11 +370,11 @@ _NAMES: dict[str, Callable[..., Any]] = {
 
 def _name(module: Any, name: Any) -> _Name:
     if not isinstance(module, str) or not isinstance(name, str):
-        raise Refused("is no pickle that can be read")
-    # numpy 2 renamed its core; both names are found in files.
+        raise Refused("is not a readable pickle")
+    # NumPy 2 renamed its core; both names occur in files.
     text = f"{module}.{name}".replace("numpy._core.", "numpy.core.", 1)
     if text not in _NAMES:
-        raise Refused(f"asks for {text[:MAX_NAME]!r}, which a checkpoint has no need of")
+        raise Refused(f"asks for {text[:MAX_NAME]!r}, which a checkpoint does not need")
     return _Name(text, _NAMES[text])
 
 
@@ -387,7 +386,7 @@ def _storage(identity: Any) -> Storage:
     kind, storage_type, key, _, numel, *view = identity
     dtype = _STORAGES.get(storage_type.text.removeprefix("torch.").removesuffix("Storage"))
     if kind != "storage" or dtype is None or type(key) not in (str, int) or not _are_counts((numel,)) or any(view):
-        raise Refused("has a tensor whose values are described in no known way")
+        raise Refused("describes the values of a tensor in an unknown way")
     return Storage(str(key), dtype, numel)
 
 
@@ -397,7 +396,7 @@ def _kind(item: Any) -> str:
 
 
 def _are_counts(numbers: Any) -> bool:
-    """Whether this is a tuple of whole numbers from 0, no longer than NumPy's shapes."""
+    """Whether this is a tuple of integers from 0, no longer than NumPy's shapes."""
     return type(numbers) is tuple and len(numbers) <= 32 and all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
 
 

@@ -86,7 +86,7 @@ def test_files_are_evaluated_over_the_list_only(folders):
 def test_errors_name_the_file(folders):
     cv2.imwrite(str(folders / "fused/b.png"), image(1, 48, 51))
     sources = find_sources(folders / "A", folders / "B")
-    with pytest.raises(UserError, match=r"fused/b\.png: image_a: is of shape \(48, 50\), but fused is of \(48, 51\)"):
+    with pytest.raises(UserError, match=r"fused/b\.png: image_a: has shape \(48, 50\), but fused has \(48, 51\)"):
         evaluate_files(find_fused(folders / "fused", sources), sources)
     small = image(1, 40, 90)
     with pytest.raises(UserError, match="here: 40x90 is too small for VIFF"):
@@ -109,7 +109,7 @@ def test_published_rows():
     datasets = json.loads(PUBLISHED.read_text())["datasets"]
     assert list(datasets) == ["MSRS", "RoadScene", "M3FD", "Harvard", "SICE", "MEFB", "RealMFF", "Lytro"]
     assert all(list(published_rows(name)["FILM published"]) == list(TABLE_METRICS) for name in datasets)
-    with pytest.raises(UserError, match="no published values for 'TNO'; there are some for MSRS"):
+    with pytest.raises(UserError, match="no published values for 'TNO'; available: MSRS"):
         published_rows("TNO")
 
 

@@ -199,7 +199,7 @@ def test_evaluate_pair_is_the_single_metrics_and_leaves_its_images_alone():
     ("spoil", "message"),
     [
         (lambda image: image / 255, "0..1"),
-        (lambda image: image[:-1], r"image_b: is of shape \(59, 71\), but fused is of \(60, 71\)"),
+        (lambda image: image[:-1], r"image_b: has shape \(59, 71\), but fused has \(60, 71\)"),
         (lambda image: np.where(image == image.max(), np.nan, image), "not finite"),
         (lambda image: np.where(image == image.max(), np.inf, image), "not finite"),
         (lambda image: image * 257, "0..255 expected"),

@@ -78,7 +78,7 @@ def test_a_run_without_a_step_yet_is_drawn_empty(tmp_path, drawn):
 
 
 def test_another_suffix_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"curve\.gif: a chart ends in \.png or \.svg"):
+    with pytest.raises(UserError, match=r"curve\.gif: a chart must be a \.png or \.svg file"):
         draw_losses({"ours": RUN}, tmp_path / "curve.gif")
     assert list(tmp_path.iterdir()) == []
 

@@ -124,7 +124,7 @@ def test_a_log_goes_back_to_a_step(tmp_path, cut, tail):
 
 def test_a_log_has_one_writer(tmp_path):
     log = LogFile(tmp_path / "log.txt")
-    with pytest.raises(UserError, match=r"log\.txt: another process is going on with this run"):
+    with pytest.raises(UserError, match=r"log\.txt: another process is writing to this run"):
         LogFile(tmp_path / "log.txt")
     log.close()
     LogFile(tmp_path / "log.txt").close()

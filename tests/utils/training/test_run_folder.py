@@ -137,7 +137,7 @@ def test_a_damaged_checkpoint_is_passed_over(path, tmp_path, capsys):
     found = newest_checkpoint(tmp_path / "exp", SETTINGS)
     assert found.path.name == "ckpt_1.pkl"
     (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"passed over: {newest}")
+    assert line.startswith(f"skipped a damaged checkpoint: {newest}")
     with RunFolder(path, 1, 2) as run:
         # it does not count as the newest of the two that stay
         train(run, 3, 3, keep=2)

@@ -100,5 +100,5 @@ def test_a_state_comes_back():
     assert other.optimizer.lr == 0.005
     assert (other.epoch, other.step) == (1, 2)
     assert ours.state()["options"] == {"seed": 3}
-    with pytest.raises(UserError, match=r"^x\.pkl: cannot be resumed .*--pretrain takes its weights alone"):
+    with pytest.raises(UserError, match=r"^x\.pkl: cannot be resumed .*--pretrain loads only its weights"):
         other.load_state({"model": ours.state()["model"]}, Path("x.pkl"))

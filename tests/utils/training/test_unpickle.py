@@ -145,7 +145,7 @@ def test_the_corpus_is_armed(tmp_path, monkeypatch, extension, name):
 )
 def test_a_name_is_refused_by_name(tmp_path, module, name):
     (tmp_path / "x.pkl").write_bytes(sealed(f"c{module}\n{name}\n(tR.".encode()))
-    assert f"it asks for '{module}.{name}', which a checkpoint has no need of" in refused(tmp_path / "x.pkl")
+    assert f"it asks for '{module}.{name}', which a checkpoint does not need" in refused(tmp_path / "x.pkl")
 
 
 KNOWN = {"INST", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID", "PERSID", "NEXT_BUFFER", "READONLY_BUFFER"}

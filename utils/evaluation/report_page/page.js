@@ -11,7 +11,7 @@ const body = document.querySelector("tbody");
 const bothEndsFirst = [...body.rows];
 const headings = [...document.querySelectorAll("thead th")];
 
-// The page is written in English; the Chinese texts lie in it by key.
+// The page is written in English; it holds the Chinese texts by key.
 const english = new Map([...document.querySelectorAll("[data-text]")].map((each) => [each, each.textContent]));
 const chinese = JSON.parse(element("chinese").textContent);
 
@@ -110,7 +110,7 @@ function onDrag(target, moved) {
   });
 }
 
-/** Compare another image on one side; the image that is on the other side already changes places with it. */
+/** Choose the image on one side; if the other side shows it already, the two swap. */
 function choose(side, index) {
   const other = side === "left" ? "right" : "left";
   if (view[other] === index) view[other] = view[side];
@@ -123,12 +123,12 @@ function show(row) {
   drawPair();
 }
 
-/** Order the rows by a column, a pair without a value last; a second time the other way round. */
+/** Sort the rows by a column, undefined values last; the next call reverses the order. */
 function sortBy(heading) {
   const column = headings.indexOf(heading);
   const cell = (row) => row.cells[column];
   const byName = heading.classList.contains("name");
-  // Names begin with A, ranks with 1, metrics with the greatest.
+  // The first order: names from A, ranks from 1, metrics from the greatest.
   const usual = byName || heading.dataset.smallFirst !== undefined ? "ascending" : "descending";
   const opposite = usual === "ascending" ? "descending" : "ascending";
   const order = heading.getAttribute("aria-sort") === usual ? opposite : usual;
@@ -151,7 +151,7 @@ function arrange(rows, heading = null, order = null) {
   element("ends").setAttribute("aria-pressed", String(heading === null));
 }
 
-function speak(language) {
+function setLanguage(language) {
   root.lang = language;
   for (const [each, text] of english) each.textContent = language === "en" ? text : chinese[each.dataset.text];
   for (const button of document.querySelectorAll("[data-language]")) {
@@ -196,10 +196,10 @@ body.addEventListener("click", (event) => {
 for (const heading of headings) heading.querySelector("button")?.addEventListener("click", () => sortBy(heading));
 element("ends").addEventListener("click", () => arrange(bothEndsFirst));
 for (const button of document.querySelectorAll("[data-language]")) {
-  button.addEventListener("click", () => speak(button.dataset.language));
+  button.addEventListener("click", () => setLanguage(button.dataset.language));
 }
 
 document.querySelector("table").style.setProperty("--numbers", headings.length - 2);
 arrange(bothEndsFirst);
 const preferred = navigator.languages.find((language) => /^(en|zh)\b/i.test(language)) ?? "en";
-speak(preferred.toLowerCase().startsWith("zh") ? "zh-CN" : "en");
+setLanguage(preferred.toLowerCase().startsWith("zh") ? "zh-CN" : "en");
