@@ -1,7 +1,7 @@
 """FILM: image fusion guided by text (Zhao et al., *Image Fusion via Vision-Language Model*, ICML 2024).
 
-`Net` follows the official PyTorch code, which gives the published numbers. Its parameters carry the official names, so
-that checkpoints of either framework load into the other by name.
+`Net` follows the official PyTorch code, which reproduces the published results. Its parameters have the official names,
+so that checkpoints of either framework load into the other by name.
 """
 
 from __future__ import annotations
@@ -53,8 +53,8 @@ class TextProjection(jt.nn.Module):
 class ImageToText(jt.nn.Module):
     """Turn image features into tokens that text can attend to: (b, 32, H, W) -> (b, 13824, hidden_dim).
 
-    The features are brought to 288x384, then read in memory order: a token is a run of `hidden_dim` consecutive pixels
-    of one channel. Odd, but it is the network.
+    The features are resized to 288x384, then read in memory order: a token is a run of `hidden_dim` consecutive pixels
+    of one channel. This is unusual, but it is what the official network does.
     """
 
     def __init__(self, mid_channel: int, image2text_dim: int, hidden_dim: int) -> None:
@@ -84,7 +84,7 @@ class MultiheadAttention(jt.nn.Module):
 
 
 class CrossAttention(jt.nn.Module):
-    """Text asks, the image answers: the attention of text positions over image tokens, averaged over the positions.
+    """Cross-attention with text positions as queries and image tokens as keys and values, averaged over the queries.
 
     (b, L, dim) text and (b, T, dim) tokens -> (b, 1, dim).
     """
@@ -107,7 +107,7 @@ class CrossAttention(jt.nn.Module):
 
 
 class GuidedBranch(jt.nn.Module):
-    """One image's way through a guidance stage: (b, in, H, W) and text (b, L, hidden_dim) -> (b, 32, H, W)."""
+    """The branch of a guidance stage for one image: (b, in, H, W) and text (b, L, hidden_dim) -> (b, 32, H, W)."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class GuidedBranch(jt.nn.Module):
 class GuidanceStage(jt.nn.Module):
     """One of FILM's three stages of text-guided feature extraction: two images and the text -> two feature maps.
 
-    The layers hang under their official names here; the branches only arrange them.
+    The layers are attributes under their official names; the branches only arrange them.
     """
 
     def __init__(self, *branch_settings: object) -> None:
@@ -170,19 +170,19 @@ class GuidanceStage(jt.nn.Module):
 class Net(jt.nn.Module):
     """FILM: images A and B (b, 1, H, W) in 0..1 and text features (b, L, 768) -> the fused image (b, 1, H, W) in 0..1.
 
-    Any image size and any number L of text positions will do. 2,070,235 parameters in 189 tensors at the defaults.
+    Any image size and any number L of text positions are accepted. 2,070,235 parameters in 189 tensors at the defaults.
 
     Args:
         mid_channel: channels of the image features.
         decoder_num_heads: heads of every attention.
         ffn_factor: hidden channels of the feed-forward networks, in units of their width.
-        bias: whether the transformer blocks' convolutions have one.
+        bias: whether the convolutions of the transformer blocks have a bias.
         LayerNorm_type: 'WithBias' or 'BiasFree'.
         out_channel: channels of the fused image.
-        hidden_dim: width of text tokens inside the network; divides 288 * 384 * image2text_dim.
+        hidden_dim: width of text tokens inside the network; must divide 288 * 384 * image2text_dim.
         image2text_dim: channels of the image features that text attends to; FILM needs it equal to `mid_channel`.
-        pooling: how text positions are pooled; 'avg' is FILM's.
-        normalization: how the pooled guidance is normalised; 'l1' is FILM's.
+        pooling: how text positions are pooled; FILM uses 'avg'.
+        normalization: how the pooled guidance is normalised; FILM uses 'l1'.
     """
 
     def __init__(
@@ -199,7 +199,7 @@ class Net(jt.nn.Module):
         normalization: str = "l1",
     ) -> None:
         if (pooling, normalization) != ("avg", "l1"):
-            raise ValueError(f"pooling {pooling!r}, normalization {normalization!r}: only 'avg' and 'l1' exist")
+            raise ValueError(f"pooling {pooling!r}, normalization {normalization!r}: only 'avg' and 'l1' are supported")
         if image2text_dim != mid_channel:
             raise ValueError(f"image2text_dim {image2text_dim}: must equal mid_channel, {mid_channel}")
         block = (decoder_num_heads, ffn_factor, bias, LayerNorm_type)

@@ -1,4 +1,4 @@
-"""The Restormer transformer block (Zamir et al., CVPR 2022), the building block of FILM's image features."""
+"""The Restormer transformer block (Zamir et al., CVPR 2022), which computes FILM's image features."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LAYER_NORMS = ("WithBias", "BiasFree")
 
 
 class LayerNormBody(jt.nn.Module):
-    """The parameters of a layer norm over `dim` channels, which official files keep under ``body``."""
+    """The parameters of a layer norm over `dim` channels, which official checkpoints name ``body``."""
 
     def __init__(self, dim: int, with_bias: bool) -> None:
         self.weight = jt.ones((dim,))
@@ -21,7 +21,7 @@ class LayerNorm(jt.nn.Module):
     """Normalise every pixel over its channels: (b, dim, H, W) -> the same.
 
     'WithBias': (x - mean) / sqrt(var + 1e-5) * weight + bias. 'BiasFree': x / sqrt(var + 1e-5) * weight, with the same
-    variance (about the mean), as the official code has it.
+    variance (about the mean), as in the official code.
     """
 
     def __init__(self, dim: int, kind: str = "WithBias") -> None:
@@ -34,7 +34,7 @@ class LayerNorm(jt.nn.Module):
 
 
 class Attention(jt.nn.Module):
-    """The parameters of MDTA, multi-head attention between channels rather than pixels.
+    """The parameters of MDTA: multi-head attention between channels instead of pixels.
 
     MDTA(x) = project_out(channel_attention(qkv_dwconv(qkv(x)))), where qkv makes 3 dim channels of dim.
     """
@@ -47,7 +47,7 @@ class Attention(jt.nn.Module):
 
 
 class FeedForward(jt.nn.Module):
-    """The parameters of GDFN, a feed-forward network with a gate.
+    """The parameters of GDFN: a gated feed-forward network.
 
     GDFN(x) = project_out(gated_gelu(dwconv(project_in(x)))), where project_in makes 2 hidden channels of dim.
     """
@@ -66,7 +66,7 @@ class TransformerBlock(jt.nn.Module):
         dim: channels, a multiple of `heads`.
         heads: groups of channels that attend to each other.
         ffn_expansion_factor: hidden channels of the feed-forward network, in units of `dim`.
-        bias: whether its convolutions have one.
+        bias: whether its convolutions have a bias.
         LayerNorm_type: 'WithBias' or 'BiasFree'.
     """
 

@@ -1,7 +1,7 @@
-"""FILM's operations: the table of their forms, and the rule that chooses one.
+"""FILM's operations: the table of their forms (implementations), and the rule that chooses one.
 
 An operation is called like a function: ``ops.conv3x3(x, weight)``. Its reference form, mostly in `reference`, defines
-what it computes. `cpu` and `cuda` hold fast forms of those operations where they pay. To add an operation, write its
+what it computes. `cpu` and `cuda` hold faster forms where these are worthwhile. To add an operation, write its
 reference form and a row here; tests/net/test_ops.py says how to test it.
 """
 
@@ -42,7 +42,7 @@ def reference_only() -> Iterator[None]:
 class Operation:
     """One row of the table: the forms of an operation, which take the same arguments and return the same result.
 
-    A call uses the form of the current device. It uses the reference form where there is none, where the form returns
+    A call uses the form for the current device. It uses the reference form if there is none, if that form returns
     `NotImplemented` because it does not support the arguments, and within `reference_only`.
     """
 

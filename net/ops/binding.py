@@ -15,10 +15,10 @@ KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 
 @cache
 def kernel_header(file: str) -> str:
-    """The include line of a file below net/kernels, with a digest of all of them, so that Jittor compiles edits again.
+    """The include line of a file below net/kernels, with a digest of all of them, so that Jittor recompiles edits.
 
-    The files include each other by ``# include``, with a space: Jittor's scanner would look for ``#include "x.h"`` in
-    its own folders and stop.
+    The files include each other by ``# include``, with a space: Jittor's scanner would search ``#include "x.h"`` in
+    its own folders only, and fail.
     """
     path = KERNELS / file
     digest = hashlib.sha1(b"".join(p.read_bytes() for p in sorted(KERNELS.rglob("*.*h")))).hexdigest()
@@ -36,12 +36,13 @@ class KernelOperation:
 
     The kernels are called by C++ sources, in which arrays and sizes have names: an array ``x`` is a pointer to its
     first element, a size ``c`` a `long`. A source reads the arrays it names that exist when it runs, and fills those
-    that do not exist yet. `forward` runs first and fills `y`. The backward sources run in order, with the gradient
-    ``dy`` given, and fill the gradients of the inputs: ``dx`` is that of ``x``. Jittor runs a source only if something
-    needs what it fills, so a gradient that is not always needed should have its own source. The arrays that a
-    backward source names are kept from the forward pass.
+    that do not exist yet. `forward` runs first and fills `y`. The backward sources run in order; they read the gradient
+    ``dy`` and fill the gradients of the inputs: ``dx`` is that of ``x``. Jittor runs a source only if something needs
+    what it fills, so a gradient that is not always needed should have its own source. The arrays that a backward
+    source names are kept from the forward pass.
 
-    Sizes are variables of the sources, so other sizes compile nothing. The name ``out`` is a macro of Jittor's.
+    Sizes are variables of the sources, so new sizes compile nothing. The name ``out`` is reserved: Jittor has a macro
+    ``out``.
 
     Args:
         file: the header below net/kernels that declares the kernels. A .cuh file is for CUDA; its sources compile for
@@ -81,7 +82,7 @@ class KernelOperation:
         self.texts: dict[tuple[str, ...], str] = {}
 
     def __call__(self, *arguments: jt.Var | int | None) -> jt.Var:
-        """`y`, or NotImplemented if an input is None that may not be. A ValueError names an array of a wrong shape."""
+        """`y`, or NotImplemented if a required input is None. A ValueError names an array of a wrong shape."""
         absent = [None] * (len(self.parameters) - len(arguments))
         given = dict(zip(self.parameters, [*arguments, *absent], strict=True))
         if any(value is None and name not in self.optional for name, value in given.items()):
@@ -107,7 +108,7 @@ class KernelOperation:
         return [factor * sizes[size] for factor, size in self.dimensions[name]]
 
     def run(self, source: str, arrays: dict[str, jt.Var | None], sizes: Mapping[str, int]) -> None:
-        """Run `source`: it reads some of `arrays`, and those it fills join them."""
+        """Run `source`: it reads some of `arrays`; those that it fills are added."""
         reads = [name for name in self.named[source] if arrays.get(name) is not None]
         fills = [name for name in self.named[source] if name not in arrays]
         key = (source, *reads, *fills)

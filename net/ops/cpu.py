@@ -1,7 +1,7 @@
 """The fast forms for the CPU: kernels of net/kernels, which Jittor compiles on first use.
 
-`reference` says what each computes. Forward passes keep little more than their inputs. Backward passes compute the
-rest again, row by row, which costs less than reading it from memory.
+`reference` says what each computes. Forward passes keep little more than their inputs. Backward passes recompute
+the rest row by row, which is faster than reading it from memory.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def transformer_block(
 ) -> jt.Var:
     """The block in two passes over x (b, c, H, W), for norms with and convolutions without a bias.
 
-    The first pass sums up the scores of the channel attention. The second computes the attention's output a row at a
-    time and sends it through the feed-forward network.
+    The first pass sums the scores of the channel attention. The second computes the output of the attention row by row
+    and applies the feed-forward network to it.
     """
     convolutions = (qkv, qkv_depthwise, attention_out, project_in, depthwise, project_out)
     if any(bias is not None for _, bias in convolutions):

@@ -1,8 +1,8 @@
 """The fast forms for a GPU: CUDA kernels of net/kernels/cuda, where Jittor's own operators are slow.
 
-`reference` says what each computes. What has no form here is a matrix product (cuBLAS) or computed element by element.
-No form needs cuDNN. Sums are in float32 and always in the same order. The sources compile for the CPU as well, where
-loops replace the threads: they are tested that way without a GPU.
+`reference` says what each computes. Operations without a form here are matrix products (cuBLAS) or element-wise.
+No form needs cuDNN. Sums are in float32 and always in the same order. The sources also compile for the CPU, where
+loops replace the threads, so that they can be tested without a GPU.
 """
 
 from __future__ import annotations

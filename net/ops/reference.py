@@ -32,7 +32,7 @@ def conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
 
 
 def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
-    """3x3 cross-correlation of each channel with its own window, zero padding 1.
+    """3x3 cross-correlation of each channel with its own kernel, zero padding 1.
 
     x (b, c, H, W), weight (c, 1, 3, 3), bias (c,) -> (b, c, H, W).
     """
@@ -53,8 +53,8 @@ def gated_gelu(x: jt.Var) -> jt.Var:
 def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
     """Layer norm over the channels of every pixel: x (b, c, H, W), weight and bias (c,).
 
-    (x - mu) / sqrt(var + 1e-5) * weight + bias with the biased variance; without a bias, mu is not subtracted from x
-    (but is within the variance).
+    (x - mu) / sqrt(var + 1e-5) * weight + bias with the biased variance; without a bias, mu is
+    subtracted only within the variance.
     """
     centred = x - x.mean(dim=1, keepdims=True)
     scale = 1 / jt.sqrt((centred * centred).mean(dim=1, keepdims=True) + LAYER_NORM_EPS)
@@ -79,14 +79,7 @@ def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
 
 
 def merge(
-    f: jt.Var,
-    g: jt.Var,
-    weight2: jt.Var,
-    bias2: jt.Var,
-    slope2: jt.Var,
-    weight3: jt.Var,
-    bias3: jt.Var,
-    slope3: jt.Var,
+    f: jt.Var, g: jt.Var, weight2: jt.Var, bias2: jt.Var, slope2: jt.Var, weight3: jt.Var, bias3: jt.Var, slope3: jt.Var
 ) -> jt.Var:
     """Merge features and text-guided features: f and g (b, c, H, W) -> (b, c, H, W).
 
@@ -97,13 +90,7 @@ def merge(
 
 
 def pooled_text_attention(
-    text: jt.Var,
-    tokens: jt.Var,
-    in_weight: jt.Var,
-    in_bias: jt.Var,
-    out_weight: jt.Var,
-    out_bias: jt.Var,
-    heads: int,
+    text: jt.Var, tokens: jt.Var, in_weight: jt.Var, in_bias: jt.Var, out_weight: jt.Var, out_bias: jt.Var, heads: int
 ) -> jt.Var:
     """Multi-head attention as torch.nn.MultiheadAttention computes it, averaged over its queries.
 
