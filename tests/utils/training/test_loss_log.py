@@ -97,7 +97,7 @@ def test_later_lines_of_a_resumed_run_win(tmp_path, caplog):
 def test_a_file_without_a_log_line_is_named(tmp_path, content):
     log = tmp_path / "other.txt"
     log.write_text(content)
-    with pytest.raises(UserError, match=r"other\.txt: no line of a training log"):
+    with pytest.raises(UserError, match=r"other\.txt: holds no line of a training log"):
         read_log(log)
 
 
