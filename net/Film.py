@@ -202,6 +202,11 @@ class Net(jt.nn.Module):
             raise ValueError(f"pooling {pooling!r}, normalization {normalization!r}: only 'avg' and 'l1' are supported")
         if image2text_dim != mid_channel:
             raise ValueError(f"image2text_dim {image2text_dim}: must equal mid_channel, {mid_channel}")
+        if math.prod(STAGE_SIZE) * image2text_dim % hidden_dim or hidden_dim % decoder_num_heads:
+            raise ValueError(
+                f"hidden_dim {hidden_dim}: must divide {math.prod(STAGE_SIZE) * image2text_dim}, and be a "
+                f"multiple of {decoder_num_heads}"
+            )
         block = (decoder_num_heads, ffn_factor, bias, LayerNorm_type)
         stage = (mid_channel, *block, hidden_dim, image2text_dim)
         self.text_process = TextProcess(hidden_dim)

@@ -237,6 +237,8 @@ def test_wrong_input_of_train_is_one_line(trained, tmp_path):
         run("train.py", *data, "--pretrain", tmp_path / "lacking.pkl")
     )
     assert "--lr" in failure(run("train.py", *data, "--lr", -1))
+    assert "image2text_dim 8: must equal mid_channel, 32" in failure(run("train.py", *data, "--i2t_dim", 8))
+    assert "hidden_dim 100: must divide 3538944" in failure(run("train.py", *data, "--hidden_dim", 100))
     assert not (tmp_path / "exp").exists()
 
 

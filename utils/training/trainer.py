@@ -101,9 +101,16 @@ class Trainer:
 
 
 def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Trainer:
-    """Network, optimizer and schedule for the options, or as they were at `checkpoint`."""
+    """Network, optimizer and schedule for the options, or as they were at `checkpoint`.
+
+    Raises:
+        UserError: there is no such network, or a checkpoint that does not fit.
+    """
     jt.set_global_seed(abs(args.seed), different_seed_for_mpi=False)
-    net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
+    try:
+        net = Net(hidden_dim=args.hidden_dim, image2text_dim=args.i2t_dim)
+    except ValueError as error:
+        raise UserError(f"--i2t_dim {args.i2t_dim}, --hidden_dim {args.hidden_dim}: {error}") from error
     if args.pretrain and not checkpoint:
         load_weights(net, args.pretrain)
     optimizer = Adam(dict(net.named_parameters()), args.lr)
