@@ -110,7 +110,7 @@ def test_two_processes_follow_the_losses_of_one(data):
 @needs_mpi
 @pytest.mark.slow
 def test_a_request_to_stop_reaches_all_and_the_run_can_be_resumed(data):
-    """SIGUSR1 to mpirun: exit 138, a checkpoint of the last step in the log; two processes go on from it."""
+    """SIGUSR1 to mpirun: exit 138, a checkpoint of the last step in the log; two processes resume from it."""
     options = ("--dataset_path", data / "x_train.h5", "--numepochs", 1000, "--batch_size", 2)
     process = start(*options, "--exp_root", data / "stop")
     wait_for(data / "stop", "*/*/model/ckpt_1.pkl")

@@ -64,7 +64,7 @@ def assert_whole(run_folder: Path) -> None:
 def moments(root: Path, rng: random.Random, last_step: int) -> Iterator[None]:
     """Pass the time until the process should be killed, in short sleeps.
 
-    At its start, at a random time; behind a new line of the log; or while a checkpoint is written. Near the end of the
+    At its start, at a random time; after a new line of the log; or while a checkpoint is written. Near the end of the
     run only where it makes no step, so that it does not end too early.
     """
 
@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_line_and_the_former_checkpoint_loads(data, disk):
 
 @pytest.mark.parametrize("free_kilobytes", [0, 15, 1100])
 def test_a_full_disk_is_one_line_for_h5(disk, free_kilobytes):
-    """HDF5 by itself ends the process, wherever in the file the disk is full."""
+    """HDF5 alone would end the process, wherever in the file the disk is full."""
     (disk / "rest").write_bytes(bytes((40 * 1024 - free_kilobytes) * 1024))
     code = (
         "import sys; from pathlib import Path; from utils.runtime.cli import run_command; "

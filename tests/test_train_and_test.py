@@ -194,7 +194,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
 def test_a_signal_ends_cleanly(trained, number, code, word):
-    """After the step at hand the run writes a checkpoint that can be resumed, and exits without a traceback."""
+    """After the current step the run writes a checkpoint that can be resumed, and exits without a traceback."""
     folder, _ = trained
     arguments = ("--dataset_path", folder / "x_train.h5", "--exp_root", folder / number, "--numepochs", 1000)
     process = subprocess.Popen(

@@ -86,7 +86,7 @@ def test_focus_keeps_one_layer_and_blurs_the_other():
 def test_focus_on_a_receding_plane():
     image = checkerboard(96, 48)
     near, far = Focus(near=(), plane=(0.25, 0.75), plane_depth=1.0, radius=4.0).shoot(image, {}, rng())
-    top, bottom = np.s_[:20], np.s_[76:]  # before the first and behind the last row of the ramp: depth 0 and 1
+    top, bottom = np.s_[:20], np.s_[76:]  # before the first and after the last row of the ramp: depth 0 and 1
     np.testing.assert_allclose(far[top], image[top], atol=1e-6)
     np.testing.assert_allclose(near[bottom], image[bottom], atol=1e-6)
     assert near[top].std() < 0.06

@@ -27,7 +27,7 @@ def process(memory: float = 0, files: float = 0, cost: float = 0) -> list[Sample
     ("growth", "told"),
     [
         ({}, []),
-        ({"memory": 10}, []),  # from the first third behind the warm-up to the last: about 1 %
+        ({"memory": 10}, []),  # from the first third after the warm-up to the last: about 1 %
         ({"memory": 40}, ["train: memory grew by 4."]),
         ({"files": 3}, ["train: open files grew from 21 to 23"]),
         ({"cost": 1}, ["train: a unit costs 3"]),

@@ -233,7 +233,7 @@ def write_h5(path: Path, samples: dict[str, tuple[np.ndarray, np.ndarray, np.nda
 
 
 def train(*arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own: it keeps the memory that it once had."""
+    """Run the command in a separate process, because a process keeps the memory that it once had."""
     command = [sys.executable, "-m", "tools.torch_twin", *map(str, arguments)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 

@@ -6,15 +6,14 @@ import signal
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
-# What is imported only where it is needed, and may be missing.
+# Packages that are imported only if needed, and may be missing.
 OPTIONAL = ("torch", "transformers")
 
 
 class UserError(Exception):
-    """Something a person can put right.
+    """An error that the user can fix.
 
-    The message is one line that names the file (or option) and what was expected of it, so that it reads well after
-    ``error: ``.
+    The message is one line. It names the file or option and what was expected, and is printed after ``error: ``.
     """
 
 
@@ -30,5 +29,5 @@ def missing(package: str) -> str:
     """What to do about an `OPTIONAL` package that is not installed."""
     return (
         f"{package}: not installed; text encoders, the PyTorch twin and .pth export need it: pip install {package} "
-        '(torch for the CPU alone: see "PyTorch" in the README)'
+        '(CPU build of torch: see "PyTorch" in the README)'
     )

@@ -1,8 +1,8 @@
-"""Jittor on this machine: the one place that imports it.
+"""Start Jittor on this machine: the only module that imports it.
 
 Every module writes ``from utils.runtime.jittor_env import jt``. A plain ``import jittor`` ends the process on machines
 with an nvcc but no CUDA runtime or driver, and on machines without network (it downloads oneDNN, cuTT and CUTLASS).
-This module settles both before the import, and turns what still goes wrong into one line.
+This module prevents both before the import, and reports any other failure in one line.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from utils.runtime.files import atomic_path
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("auto", "cpu", "cuda")
 
-# Below Jittor's home: its toolkit in Jittor's terms, and whether it worked.
+# Below Jittor's home: the CUDA toolkit as Jittor expects it, and whether it worked.
 CUDA_FOLDER = Path(".cache/jittor/film_cuda")
-# Set for the process that tries CUDA: it takes what seems to be there.
+# Set for the process that tries CUDA: it uses what was found without a further check.
 TRUST = "FILM_TRUST_CUDA"
 
 # The folder in which Jittor 1.3.11 looks for oneDNN before it downloads one (jittor/compile_extern.py, install_mkl).
@@ -48,11 +48,14 @@ ONEDNN_PARTS = {
 
 
 def link_onednn(home: Path) -> None:
-    """Link the oneDNN of this environment's wheels to where Jittor (with this `home`) takes it without a download.
+    """Link the oneDNN of this environment's wheels into the folder in which Jittor looks before it downloads one.
 
-    What is there and whole stays. A link whose target is gone (a deleted environment) is replaced. Each link is
-    renamed into place, so processes that start at once do not see a half-made one. Without the wheels (they exist for
-    Linux on x86-64) nothing is done and Jittor downloads its own.
+    Valid links stay. A link whose target is gone (a deleted environment) is replaced. Each link is renamed into place,
+    so several processes can start at the same time. Without the wheels, which exist for Linux on x86-64, nothing is
+    done and Jittor downloads its own.
+
+    Args:
+        home: Jittor's home.
     """
     folder = home / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
     for name, (package, marker) in ONEDNN_PARTS.items():
@@ -71,7 +74,7 @@ def link_onednn(home: Path) -> None:
 
 
 def _file_of(package: str, name: str) -> Path | None:
-    """Where the installed `package` holds a file called `name`; None if it does not."""
+    """The path of the file `name` in the installed `package`; None if it has no such file."""
     try:
         files = importlib.metadata.files(package) or []
     except importlib.metadata.PackageNotFoundError:
@@ -84,7 +87,7 @@ def _file_of(package: str, name: str) -> Path | None:
 
 
 def _check_compiler() -> None:
-    """Jittor compiles its kernels: without a C++ compiler and Python's headers nothing runs."""
+    """Raise a UserError if the C++ compiler or Python's headers are missing: Jittor compiles its kernels."""
     compiler = os.environ.get("cc_path") or "g++"
     if shutil.which(compiler) is None:
         raise UserError(f"{compiler}: no C++ compiler; Jittor needs one (Debian and Ubuntu: apt install g++)")
@@ -94,12 +97,12 @@ def _check_compiler() -> None:
 
 
 class _CompileProgress:
-    """Stands in for Jittor's own progress line, which its silence would swallow: a first start takes minutes."""
+    """A progress bar in place of Jittor's own, which `log_silent` hides: the first start takes minutes."""
 
     def __init__(self, message: str, total: int) -> None:
         from tqdm import tqdm
 
-        # What is compiled already goes by in an instant, and needs no bar.
+        # With `delay` no bar appears if everything is compiled already.
         self._bar = tqdm(total=total, desc="Jittor compiles itself, once on this machine", unit="file", delay=2)
 
     def update(self, index: int) -> None:
@@ -118,8 +121,8 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
     if importlib.util.find_spec("jittor") is None:
         # --no-deps: Jittor asks for numpy<2, which has no wheels for Python 3.13.
         raise UserError("jittor: not installed; pip install --no-deps jittor==1.3.11.0")
-    # Jittor names its cache after the git branch its files lie in: a virtual environment inside a checkout would
-    # compile everything anew on every branch.
+    # Jittor names its cache after the current git branch. With a virtual environment inside a checkout, it would
+    # compile everything again on every branch.
     os.environ.setdefault("cache_name", "default")
     if "log_v" not in os.environ:
         os.environ.setdefault("log_silent", "1")
@@ -128,7 +131,7 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
         import jittor_utils
 
         jittor_utils.DelayProgress = _CompileProgress
-        # Jittor asks python3.x-config, which some Pythons lack, and which may belong to another Python.
+        # Jittor runs python3.x-config, which may be missing or belong to another Python.
         paths = sysconfig.get_paths()
         jittor_utils._py3_include_path = f'-I"{paths["include"]}" -I"{paths["platinclude"]}"'
         jittor_utils._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")
@@ -136,7 +139,7 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
         link_onednn(home)
         os.environ.update(cuda.environment(machine, home / CUDA_FOLDER) if machine else {"nvcc_path": ""})
         with warnings.catch_warnings():
-            # Since Python 3.12 escapes such as "\s" in its docstrings are warned about.
+            # Python 3.12 and later warn about escapes such as "\s" in its docstrings.
             warnings.simplefilter("ignore", SyntaxWarning)
             import jittor
     except Exception as error:
@@ -148,7 +151,7 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
     if threading.current_thread() is threading.main_thread():
         # Jittor ends the process on Ctrl-C without cleaning up; Python's KeyboardInterrupt lets us finish properly.
         signal.signal(signal.SIGINT, interrupt or signal.default_int_handler)
-    # Its optimizer would send each gradient in a message of its own; utils/runtime/processes.py sends them in one.
+    # Its optimizer would send one message per gradient; utils/runtime/collective.py sends all gradients in one.
     jittor.in_mpi = False
     return jittor
 
@@ -160,10 +163,10 @@ def one_line(error: Exception) -> str:
 
 
 def compute_on_gpu() -> None:
-    """Compute small things of known result on the GPU with cuBLAS, cuRAND, a Jittor operator and a kernel.
+    """Compute small known results on the GPU with cuBLAS, cuRAND, a Jittor operator and a kernel.
 
     Raises:
-        RuntimeError: one does not compile, does not run, or gives something else.
+        RuntimeError: one does not compile, does not run, or has a wrong result.
     """
     _set_device(use_cuda=True, tf32=False)
     source = "twice<<<1, 32>>>(in0_p, in0->num, out0_p);"
@@ -183,9 +186,9 @@ def compute_on_gpu() -> None:
 
 
 def try_gpu(machine: cuda.Cuda) -> str | None:
-    """Let another process start Jittor with CUDA and compute; None if it could, else why not, in one line.
+    """Start Jittor with CUDA in another process and compute there. Returns None, or why it failed in one line.
 
-    A process of its own, since Jittor ends the process where something is wrong, and cannot be imported twice.
+    It has to be another process, because Jittor ends the process on failure, and cannot be imported twice.
     """
     code = (
         "from utils.runtime import jittor_env\ntry:\n    jittor_env.compute_on_gpu()\nexcept Exception as error:\n    "
@@ -202,13 +205,13 @@ def try_gpu(machine: cuda.Cuda) -> str | None:
 
 
 def _problem(machine: cuda.Cuda) -> str | None:
-    """Why Jittor cannot use CUDA here. The first time that nothing speaks against it, it is tried, and remembered."""
+    """Why Jittor cannot use CUDA here; None if it can. If no reason is found, CUDA is tried, once on a machine."""
     found = cuda.problem(machine)
     if found or os.environ.get(TRUST) == "1":
         return found
     import jittor_utils
 
-    # Whatever could change the result; not by which way nvcc was found.
+    # Everything that could change the result; not how nvcc was found.
     known = replace(machine, nvcc=None), importlib.metadata.version("jittor"), sys.version, platform.node()
     digest = hashlib.sha1(repr(known).encode()).hexdigest()[:12]
     memory = Path(jittor_utils.home()) / CUDA_FOLDER / f"tried-{digest}.txt"
@@ -222,10 +225,10 @@ def _problem(machine: cuda.Cuda) -> str | None:
 
 
 def _set_device(use_cuda: bool, tf32: bool) -> None:
-    """The one place that sets Jittor's device."""
+    """Set Jittor's device; no other function does."""
     jt.flags.use_cuda = int(use_cuda)
     if use_cuda:
-        # cuBLAS in float32 proper (CUBLAS_COMPUTE_32F), or with operands cut to TF32's 10 bits.
+        # cuBLAS in full float32 (CUBLAS_COMPUTE_32F), or with operands rounded to TF32.
         jt.flags.use_tensorcore = int(tf32)
         # exp, division and square root as exact as on the CPU.
         jt.flags.nvcc_flags = jt.flags.nvcc_flags.replace("--use_fast_math", "")
@@ -235,11 +238,11 @@ def use_device(name: str, tf32: bool = False) -> str:
     """Choose where Jittor computes, and return one line that says so.
 
     Args:
-        name: 'auto' (a GPU where one works, else the CPU), 'cpu' or 'cuda'.
-        tf32: let a GPU's matrix products cut their operands to TF32 (10 bits of mantissa); nothing on a CPU.
+        name: 'auto' (a GPU if one works, else the CPU), 'cpu' or 'cuda'.
+        tf32: matrix products on a GPU may round their operands to TF32 (10 bits of mantissa); no effect on a CPU.
 
     Raises:
-        UserError: 'cuda' on a machine where it cannot be had.
+        UserError: 'cuda' is unavailable here.
     """
     if name not in DEVICES:
         raise UserError(f"device {name!r}: expected one of {', '.join(DEVICES)}")

@@ -87,7 +87,7 @@ def test_png_round_trip_and_unwritable_folder(tmp_path):
 def test_a_png_that_claims_gigabytes_is_not_decoded(tmp_path, claim):
     """Found by fuzzing: OpenCV makes room for a chunk of 3.6 GB before it looks whether there is one."""
     data = bytearray(cv2.imencode(".png", np.zeros((20, 24, 3), np.uint8))[1].tobytes())
-    at = 33  # behind the header chunk
+    at = 33  # after the header chunk
     length = int.from_bytes(data[at : at + 4], "big")
     if claim == "chunk":
         data[at : at + 4] = b"\xd7\x6a\xd4\x00"

@@ -381,7 +381,7 @@ def test_previous_and_next_follow_the_table(page):
     for button in ("#next", "#next", "#previous", "#previous"):
         page.click(button)
         shown.append(page.text("#shown"))
-    # by name p10 is the last; behind it the first follows
+    # by name p10 is the last; after it the first follows
     assert shown == ["p10", HOSTILE[0], "p1", HOSTILE[0], "p10"]
     assert page.texts("tr[aria-current] bdi") == ["p10"]
 

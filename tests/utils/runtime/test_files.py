@@ -48,7 +48,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_former_file(tmp_path, monkeypatc
 
 
 def test_file_and_folder_reach_the_disk_around_the_rename(tmp_path, monkeypatch):
-    """Flushed before the rename, or a crash leaves an empty file; the folder behind it, or the name may be lost."""
+    """Flushed before the rename, or a crash leaves an empty file; the folder after it, or the name may be lost."""
     seen = []
     fsync = os.fsync
 

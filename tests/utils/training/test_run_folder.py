@@ -1,4 +1,4 @@
-"""The folder of a run: what a kill between any two steps of a checkpoint leaves, and which checkpoint is taken up."""
+"""The folder of a run: what a kill between two steps of a checkpoint leaves, and from which checkpoint a run resumes."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def path(tmp_path) -> Path:
 
 
 class Killed(BaseException):
-    """Stands for the end of the process: nothing behind it is carried out."""
+    """Simulates the end of the process: nothing after it is executed."""
 
 
 class Death:
@@ -92,7 +92,7 @@ class Death:
 
 @pytest.mark.parametrize("step", [3, 4])
 def test_a_kill_between_any_two_operations_of_a_checkpoint(path, tmp_path, monkeypatch, step):
-    """The former checkpoint or the new one is the newest, both whole; the run goes on behind it with a whole log."""
+    """The former checkpoint or the new one is the newest, both intact; the run resumes after it with a complete log."""
     with RunFolder(path) as run:
         train(run, 1, step - 1, keep=2)
     survived, kills = False, 0
@@ -193,7 +193,7 @@ def test_a_run_folder_is_whole_or_not_there(tmp_path, monkeypatch):
 
 
 def test_events_of_dropped_steps_are_purged(path):
-    """TensorBoard forgets steps from a START on; every step stands there once behind it."""
+    """TensorBoard drops the steps from a START on; after it every step is listed once."""
     from tensorboardX.proto.event_pb2 import Event, SessionLog
 
     with RunFolder(path) as run:

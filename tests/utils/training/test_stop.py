@@ -47,7 +47,7 @@ def test_several_processes_stop_once_all_know(monkeypatch):
     assert not stop.due
     assert stop.mean(np.array([1, 2], np.float32)) == [2, 1.5]
     assert stop.due
-    assert messages == [[1, 2, 0]]  # one message, without a request of its own
+    assert messages == [[1, 2, 0]]  # one message, without a request by this process
     with pytest.raises(Stopped) as stopped:
         stop.raise_if_due()
     assert stopped.value.signal == signal.SIGINT

@@ -155,7 +155,7 @@ KNOWN = {"INST", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD", "BINPERSID", "PERS
     "code", [op for op in pickletools.opcodes if op.name.startswith(("EXT", "NEW", "OBJ")) or op.name in KNOWN]
 )
 def test_no_instruction_that_makes_objects_brings_anything_in(tmp_path, code):
-    """Each of them behind values of many kinds, on a whole and on an empty stack."""
+    """Each of them after values of many kinds, on a full and on an empty stack."""
     if code.name in ("NEWTRUE", "NEWFALSE"):
         pytest.skip("a constant")
     for before in (b"", b"(", b"]", b"}", b"K\x01", text("x"), b"cnumpy\ndtype\n)", b"cnumpy\nndarray\n(K\x01t"):
@@ -238,14 +238,14 @@ CLAIMS = {
     "a pickle of nothing": b".",
     "a list": b"].",
     "a number": b"K\x01.",
-    "more behind the end": b"}.}.",
+    "more after the end": b"}.}.",
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CLAIMS)
 @pytest.mark.parametrize("form", [bytes, sealed, archive], ids=lambda form: form.__name__)
 def test_what_is_no_plain_data_or_too_large_is_refused(tmp_path, form, name):
-    if (form, name) == (archive, "more behind the end"):
+    if (form, name) == (archive, "more after the end"):
         pytest.skip("read no further than the end")
     (tmp_path / "x").write_bytes(form(CLAIMS[name]))
     refused(tmp_path / "x")
