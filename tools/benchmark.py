@@ -1,23 +1,22 @@
-"""How fast FILM runs here beside other ways to run it, as ratios measured in one go.
+"""How fast FILM is here compared with other ways to compute it, as ratios measured in one session.
 
     python -m tools.benchmark inference            # a fused image: Jittor, ONNX Runtime, OpenVINO, PyTorch
     python -m tools.benchmark training             # a step: forward, backward, Adam
-    python -m tools.benchmark start                # compiling the kernels, and a start when they are compiled
-    python -m tools.benchmark sizes                # images of many sizes: does a new size cost anything?
+    python -m tools.benchmark start                # compiling the kernels, and a start with compiled kernels
+    python -m tools.benchmark sizes                # does an image of a new size take longer?
     python -m tools.benchmark loading              # how long does training wait for its data?
-    python -m tools.benchmark metrics              # twelve metrics of a pair, beside the plain formulas
-    python -m tools.benchmark text --encoder DIR   # paragraphs, in batches and one at a time
-    python -m tools.benchmark_preprocess           # data_process.py beside a plain formulation
+    python -m tools.benchmark metrics              # the twelve metrics of a pair, and the plain formulas
+    python -m tools.benchmark text --encoder DIR   # paragraphs in batches, and one at a time
+    python -m tools.benchmark preprocess           # data_process.py, and a plain form of the official script
 
-Machines are shared and noisy: only ratios of times taken in turn are worth something, and medians of those. Every
-contender is a process of its own, with the same number of threads, and shows its peak memory. Peers are extras
-(`pip install -r requirements-bench.txt`); those that are missing are named and left out.
+On a shared machine only ratios of alternately timed runs mean something. The results are medians of those. Each
+contender of `inference` and `training` is a process with the same number of threads; its peak memory is shown too.
+Other frameworks are extras (`pip install -r requirements-bench.txt`); a missing one is named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import resource
@@ -28,8 +27,10 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from tqdm import tqdm
@@ -39,37 +40,64 @@ from utils.runtime.cli import run_command
 from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-INFERENCE_SIZES = (STAGE_SIZE, (480, 640))
-TRAINING_BATCH = 2
 OURS = "jittor"
-# An allocator that keeps what is freed: PyTorch's CPU training spends much of its time getting memory from the system.
+# An allocator that keeps freed memory: PyTorch's CPU training spends much of its time getting memory from the system.
 TUNED_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
+# Pairs that `preprocess` reads, and how many of them differ; all others are links to these.
+PAIR_SIZE, DISTINCT = (480, 640), 8
 
 Run = Callable[[], object]
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+Item = TypeVar("Item")
 
 
-def random_inputs(batch: int, height: int, width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def random_inputs(batch: int, height: int, width: int) -> Arrays:
     """Images A and B (b, 1, H, W) in 0..1 and text features (b, 149, 768), the same at every call."""
     rng = np.random.default_rng(0)
     a, b = (rng.random((batch, 1, height, width), dtype=np.float32) for _ in "AB")
     return a, b, rng.standard_normal((batch, *TEXT_SHAPE)).astype(np.float32)
 
 
-def jittor_inference(height: int, width: int, threads: int) -> Run:
+def timed(run: Run) -> float:
+    """Seconds of one run."""
+    started = time.perf_counter()
+    run()
+    return time.perf_counter() - started
+
+
+def alternating(items: Sequence[Item], rounds: int) -> list[Item]:
+    """Every item once per round; the first of one round is the last of the next."""
+    return [item for number in range(rounds) for item in items[:: -1 if number % 2 else 1]]
+
+
+def medians(runs: Sequence[Run], rounds: int) -> list[float]:
+    """The median seconds of each of `runs`, timed alternately after one run that does not count."""
+    times: dict[Run, list[float]] = {run: [] for run in runs}
+    for run in tqdm(alternating(runs, rounds + 1), unit="run", leave=False):
+        times[run].append(timed(run))
+    return [median(seconds[1:]) for seconds in times.values()]
+
+
+# --- inference, training: contenders in processes
+
+
+def jittor_network() -> Callable[..., np.ndarray]:
+    """Our network as a function from arrays to the fused images."""
     from net.Film import Net
     from utils.runtime.jittor_env import jt, use_device
 
     use_device("cpu")
-    net, inputs = Net(), random_inputs(1, height, width)
+    net = Net()
 
-    def run() -> None:
+    def fuse(*arrays: np.ndarray) -> np.ndarray:
         with jt.no_grad():
-            net(*map(jt.array, inputs)).numpy()
+            return net(*map(jt.array, arrays)).numpy()
 
-    return run
+    return fuse
 
 
-def jittor_training(height: int, width: int, threads: int) -> Run:
+def jittor_trainer() -> Callable[..., None]:
+    """Our training step as a function of arrays."""
     from net.Film import Net
     from utils.runtime.jittor_env import jt, use_device
     from utils.training.losses import fusion_loss
@@ -78,35 +106,27 @@ def jittor_training(height: int, width: int, threads: int) -> Run:
     use_device("cpu")
     net = Net()
     optimizer = Adam(dict(net.named_parameters()), 1e-5)
-    arrays = random_inputs(TRAINING_BATCH, height, width)
 
-    def run() -> None:
+    def step(*arrays: np.ndarray) -> None:
         a, b, text = map(jt.array, arrays)
         optimizer.step(fusion_loss(a, b, net(a, b, text)).total)
         jt.sync_all(True)
 
-    return run
+    return step
 
 
-def torch_inference(height: int, width: int, threads: int, compiled: bool = False) -> Run:
+def torch_inference(inputs: Arrays, threads: int, compiled: bool = False) -> Run:
     import torch
 
     from tools.torch_film import build_twin
 
     torch.set_num_threads(threads)
     net = build_twin().eval()
-    if compiled:
-        net = torch.compile(net)
-    inputs = [torch.from_numpy(x) for x in random_inputs(1, height, width)]
-
-    def run() -> None:
-        with torch.inference_mode():
-            net(*inputs)
-
-    return run
+    forward = torch.compile(net) if compiled else net
+    return torch.inference_mode()(partial(forward, *map(torch.from_numpy, inputs)))
 
 
-def torch_training(height: int, width: int, threads: int, compiled: bool = False) -> Run:
+def torch_training(inputs: Arrays, threads: int, compiled: bool = False) -> Run:
     import torch
 
     from tools.torch_film import build_twin, fusion_loss
@@ -115,7 +135,7 @@ def torch_training(height: int, width: int, threads: int, compiled: bool = False
     net = build_twin()
     forward = torch.compile(net) if compiled else net
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-5)
-    a, b, text = (torch.from_numpy(x) for x in random_inputs(TRAINING_BATCH, height, width))
+    a, b, text = map(torch.from_numpy, inputs)
 
     def run() -> None:
         optimizer.zero_grad()
@@ -125,182 +145,170 @@ def torch_training(height: int, width: int, threads: int, compiled: bool = False
     return run
 
 
-def _exported(height: int, width: int) -> Path:
+def _exported(inputs: Arrays) -> str:
     """The twin as an ONNX file for one image size."""
     import torch
 
     from tools.torch_film import build_twin
 
     path = Path(tempfile.mkdtemp(prefix="film_onnx_")) / "film.onnx"
-    inputs = tuple(torch.from_numpy(x) for x in random_inputs(1, height, width))
-    torch.onnx.export(build_twin().eval(), inputs, str(path), dynamo=True, external_data=False, verbose=False)
-    return path
+    tensors = tuple(map(torch.from_numpy, inputs))
+    torch.onnx.export(build_twin().eval(), tensors, str(path), dynamo=True, external_data=False, verbose=False)
+    return str(path)
 
 
-def onnxruntime_inference(height: int, width: int, threads: int) -> Run:
+def onnxruntime_inference(inputs: Arrays, threads: int) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(_exported(height, width), options, providers=["CPUExecutionProvider"])
-    names = [x.name for x in session.get_inputs()]
-    inputs = dict(zip(names, random_inputs(1, height, width), strict=True))
-    return lambda: session.run(None, inputs)
+    session = onnxruntime.InferenceSession(_exported(inputs), options, providers=["CPUExecutionProvider"])
+    return partial(session.run, None, {x.name: value for x, value in zip(session.get_inputs(), inputs, strict=True)})
 
 
-def openvino_inference(height: int, width: int, threads: int) -> Run:
+def openvino_inference(inputs: Arrays, threads: int) -> Run:
     import openvino
 
     settings = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
-    model = openvino.Core().compile_model(str(_exported(height, width)), "CPU", settings)
-    inputs = list(random_inputs(1, height, width))
-    return lambda: model(inputs)
+    return partial(openvino.Core().compile_model(_exported(inputs), "CPU", settings), list(inputs))
 
 
-# name -> (what prepares it, the module it needs, its environment)
+class Case(NamedTuple):
+    """Contenders, and what they compute. All their processes stay alive (`together`), or start again in each round."""
+
+    contenders: dict[str, tuple[Callable[[Arrays, int], Run], str, dict[str, str]]]
+    sizes: tuple[tuple[int, int], ...]
+    batch: int
+    rounds: int
+    together: bool
+
+
+# name -> (what makes a run of some inputs and a number of threads, the module it needs, its environment)
 INFERENCE = {
-    OURS: (jittor_inference, "jittor", {}),
+    OURS: (lambda inputs, _: partial(jittor_network(), *inputs), "jittor", {}),
     "onnxruntime": (onnxruntime_inference, "onnxruntime", {}),
     "openvino": (openvino_inference, "openvino", {}),
     "torch eager": (torch_inference, "torch", {}),
-    "torch.compile": (lambda *size: torch_inference(*size, compiled=True), "torch", {}),
+    "torch.compile": (partial(torch_inference, compiled=True), "torch", {}),
 }
 TRAINING = {
-    OURS: (jittor_training, "jittor", {}),
+    OURS: (lambda inputs, _: partial(jittor_trainer(), *inputs), "jittor", {}),
     "torch eager": (torch_training, "torch", {}),
     "torch eager, tuned allocator": (torch_training, "torch", TUNED_ALLOCATOR),
-    "torch.compile": (lambda *size: torch_training(*size, compiled=True), "torch", {}),
+    "torch.compile": (partial(torch_training, compiled=True), "torch", {}),
 }
-CASES = {"inference": INFERENCE, "training": TRAINING}
+CASES = {
+    "inference": Case(INFERENCE, (STAGE_SIZE, (480, 640)), batch=1, rounds=5, together=True),
+    # The trainings together do not fit in memory.
+    "training": Case(TRAINING, (STAGE_SIZE,), batch=2, rounds=3, together=False),
+}
 
 
 class Worker:
-    """A contender in a process of its own, which runs once for every line it is sent."""
+    """A contender in a process, which runs once for every line it is sent."""
 
     def __init__(self, case: str, name: str, size: tuple[int, int], threads: int, root: Path = ROOT) -> None:
-        environment = os.environ | {"OMP_NUM_THREADS": str(threads)} | CASES[case][name][2]
-        command = [sys.executable, "-m", "tools.benchmark", "worker", case, name, *map(str, (*size, threads))]
+        self.case = case
+        environment = {"OMP_NUM_THREADS": str(threads)} | CASES[case].contenders[name][2]
         self.process = subprocess.Popen(
-            command,
+            [sys.executable, "-m", "tools.benchmark", "worker", case, name, *map(str, (*size, threads))],
+            **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
             cwd=root,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            env=os.environ | environment,
             text=True,
         )
 
-    def run(self) -> float | None:
-        """Seconds of one run; None if the process failed."""
+    def run(self) -> tuple[float, int]:
+        """Seconds of one run, and the peak memory so far (bytes).
+
+        Raises:
+            UserError: the process failed; the last line that it printed is the message.
+        """
         try:
             self.process.stdin.write("\n")
             self.process.stdin.flush()
             for line in self.process.stdout:
                 if line.startswith("{"):
                     answer = json.loads(line)
-                    self.peak = answer["peak"]
-                    return answer["seconds"]
+                    return answer["seconds"], answer["peak"]
         except BrokenPipeError:
             pass
-        return None
-
-    def why(self) -> str:
-        """The last line of a process that failed."""
         lines = self.process.stderr.read().strip().splitlines()
-        return lines[-1][:200] if lines else f"exit code {self.process.wait()}"
+        raise UserError(f"{self.case}: {lines[-1][:200] if lines else f'exit code {self.process.wait()}'}")
 
     def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.stdin.close()
-            self.process.kill()
+        self.process.kill()
         self.process.wait()
 
 
-def work(case: str, name: str, height: int, width: int, threads: int) -> None:
-    """Be a worker: run once a line, and answer with the seconds and the peak memory so far (bytes)."""
-    run = CASES[case][name][0](height, width, threads)
+def work(case: str, name: str, numbers: Sequence[int]) -> None:
+    """Be a worker for an image height, width and number of threads: answer each line with what `Worker.run` returns."""
+    *size, threads = numbers
+    run = CASES[case].contenders[name][0](random_inputs(CASES[case].batch, *size), threads)
     for _ in sys.stdin:
-        started = time.perf_counter()
-        run()
-        seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak": peak}), flush=True)
+        answer = {"seconds": timed(run), "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+        print(json.dumps(answer), flush=True)
 
 
-def compare(case: str, names: Sequence[str], size: tuple[int, int], threads: int, rounds: int, together: bool) -> None:
-    """Time the contenders in turn and print medians, ratios and peak memory.
-
-    Args:
-        together: keep all processes alive and take turns run by run; else start each anew in every round, for runs
-            whose memory does not fit beside each other.
-    """
-    contenders = CASES[case]
-    times: dict[str, list[float]] = {name: [] for name in names}
+def compare(case: str, size: tuple[int, int], only: Sequence[str], threads: int, rounds: int) -> None:
+    """Time the contenders `only` alternately, and print medians, ratios, peak memory and the time of the first run."""
+    contenders, together = CASES[case].contenders, CASES[case].together
+    failed = {name: f"{contenders[name][1]} is not installed" for name in only if not find_spec(contenders[name][1])}
+    runs: dict[str, list[tuple[float, int]]] = {name: [] for name in only}
     first: dict[str, float] = {}
-    peaks: dict[str, float] = {}
-    failed: dict[str, str] = {}
     workers: dict[str, Worker] = {}
-    for name in list(times):
-        if importlib.util.find_spec(contenders[name][1]) is None:
-            failed[name] = f"{contenders[name][1]} is not installed"
-    bar = tqdm(total=rounds * (len(names) - len(failed)), desc=f"{case} {size[0]}x{size[1]}", unit="run")
-    for turn in range(rounds):
-        # Whoever goes first in one round goes last in the next.
-        for name in names if turn % 2 == 0 else reversed(names):
-            if name in failed:
-                continue
-            worker = workers.pop(name, None)
-            if worker is None:
-                worker = Worker(case, name, size, threads)
-                warm_up = worker.run()
-                if warm_up is not None:
-                    first.setdefault(name, warm_up)
+    for name in tqdm(alternating(only, rounds), desc=f"{case} {size[0]}x{size[1]}", unit="run"):
+        if name in failed:
+            continue
+        try:
+            if name not in workers:
+                workers[name] = Worker(case, name, size, threads)
+                first.setdefault(name, workers[name].run()[0])
             if together:
-                worker.run()  # its data comes back to the caches from which the others drove it
-            seconds = worker.run()
-            if seconds is None:
-                failed[name] = worker.why()
-                worker.close()
-                continue
-            times[name].append(seconds)
-            peaks[name] = max(worker.peak, peaks.get(name, 0))
-            if together:
-                workers[name] = worker
-            else:
-                worker.close()
-            bar.update()
-    bar.close()
+                workers[name].run()  # loads its data into the caches again
+            runs[name].append(workers[name].run())
+        except UserError as error:
+            failed[name] = str(error)
+        if name in failed or not together:
+            workers.pop(name).close()
     for worker in workers.values():
         worker.close()
-    ours = median(times[OURS]) if times.get(OURS) else None
-    print(f"\n{case}, {size[0]}x{size[1]}, {threads} threads, medians of {rounds} rounds in turn")
+    seconds = {name: median(second for second, _ in runs[name]) for name in only if name not in failed}
+    print(f"\n{case}, {size[0]}x{size[1]}, {threads} threads, medians of {rounds} alternating rounds")
     print(f"{'':<30}{'seconds':>9}{'of ours':>9}{'peak GB':>9}{'first':>9}")
-    for name in names:
+    for name in only:
         if name in failed:
             print(f"{name:<30}left out: {failed[name]}")
             continue
-        middle = median(times[name])
-        ratio = f"{middle / ours:.2f}" if ours else ""
-        print(f"{name:<30}{middle:>9.3f}{ratio:>9}{peaks[name] / 1e9:>9.2f}{first[name]:>9.1f}")
+        ratio = f"{seconds[name] / seconds[OURS]:.2f}" if OURS in seconds else ""
+        peak = max(peak for _, peak in runs[name]) / 1e9
+        print(f"{name:<30}{seconds[name]:>9.3f}{ratio:>9}{peak:>9.2f}{first[name]:>9.1f}")
+
+
+def compare_sizes(case: str, **options: object) -> None:
+    """`compare` at each size of the case."""
+    for size in CASES[case].sizes:
+        compare(case, size, **options)
+
+
+# --- start, sizes, loading
 
 
 def starts(threads: int) -> None:
-    """Time processes that make one fused image, and one training step, before and after their kernels are compiled.
+    """Time processes that fuse one image or make one training step, before and after their kernels are compiled.
 
-    They run in a copy of the code: the place of the kernels' files belongs to their key in Jittor's cache.
+    They run in a copy of the code: Jittor's cache keys include the folder of the kernels.
     """
     seconds: dict[str, list[float]] = {"inference": [], "training": []}
     with tempfile.TemporaryDirectory() as folder:
         for package in ("net", "utils", "tools"):
             shutil.copytree(ROOT / package, Path(folder) / package)
-        for _ in tqdm(range(2), desc="start", unit="start"):
-            for case, times in seconds.items():
-                started = time.perf_counter()
-                worker = Worker(case, OURS, STAGE_SIZE, threads, Path(folder))
-                if worker.run() is None:
-                    raise UserError(f"{case}: {worker.why()}")
-                times.append(time.perf_counter() - started)
-                worker.close()
+        for case in tqdm([*seconds] * 2, desc="start", unit="start"):
+            started = time.perf_counter()
+            worker = Worker(case, OURS, STAGE_SIZE, threads, Path(folder))
+            worker.run()
+            seconds[case].append(time.perf_counter() - started)
+            worker.close()
     print(f"\n{'from the start of a process to':<30}{'first, s':>10}{'second, s':>11}")
     for case, label in (("inference", "its first fused image"), ("training", "its first training step")):
         print(f"{label:<30}{seconds[case][0]:>10.1f}{seconds[case][1]:>11.1f}")
@@ -308,80 +316,59 @@ def starts(threads: int) -> None:
 
 
 def new_sizes(threads: int, count: int) -> None:
-    """Fuse images of `count` different sizes and equal area, each twice: the first time over the second.
+    """Fuse images of `count` sizes and equal area; print the time of the first image of a size over that of the next.
 
     Also counts the kernels that Jittor compiles for them after the first image.
     """
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    from net.Film import Net
-    from utils.runtime.jittor_env import jt, use_device
+    from utils.runtime.jittor_env import jt
 
-    use_device("cpu")
-    net = Net()
+    fuse = jittor_network()
 
-    def fuse(height: int, width: int) -> float:
-        started = time.perf_counter()
-        with jt.no_grad():
-            net(*map(jt.array, random_inputs(1, height, width))).numpy()
-        return time.perf_counter() - started
+    def seconds(*size: int) -> float:
+        return timed(lambda: fuse(*random_inputs(1, *size)))
 
     def kernels() -> int:
         return sum(1 for _ in Path(jt.flags.cache_path).joinpath("jit").glob("*.so"))
 
-    fuse(251, 333)
-    fuse(251, 333)
+    seconds(251, 333)
+    seconds(251, 333)
     before = kernels()
     ratios = []
     for step in tqdm(range(count), desc="sizes", unit="size"):
         height = 200 + 7 * step
         size = (height, 83583 // height)
-        ratios.append(fuse(*size) / min(fuse(*size), fuse(*size)))
+        ratios.append(seconds(*size) / min(seconds(*size), seconds(*size)))
     print(f"\nan image of a new size over one of a known size: median {median(ratios):.2f}, highest {max(ratios):.2f}")
     print(f"kernels compiled for {count} new sizes: {kernels() - before}")
 
 
 def waiting_for_data(threads: int, steps: int) -> None:
-    """Train some steps from an H5 file as train.py does, and print which part of the time was spent waiting."""
+    """Train some steps from an H5 file as train.py does, and print the share of the time spent waiting for data."""
     os.environ["OMP_NUM_THREADS"] = str(threads)
-    from net.Film import Net
     from utils.data.h5 import H5Dataset, Sample, write_h5
     from utils.data.loader import Loader
-    from utils.runtime.jittor_env import jt, use_device
-    from utils.training.losses import fusion_loss
-    from utils.training.optim import Adam
 
-    use_device("cpu")
-    net = Net()
-    optimizer = Adam(dict(net.named_parameters()), 1e-5)
+    step = jittor_trainer()
+    batch_size = CASES["training"].batch
     a, b, text = random_inputs(1, *STAGE_SIZE)
-    samples = (Sample(f"{i}", a[0], b[0], text[0]) for i in range(TRAINING_BATCH * (steps + 1)))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "random.h5"
-        write_h5(path, samples)
+        write_h5(path, (Sample(f"{i}", a[0], b[0], text[0]) for i in range(batch_size * (steps + 1))))
         with H5Dataset(path) as dataset:
-            loader = Loader(dataset, TRAINING_BATCH, shuffle=True, drop_last=True)
+            loader = Loader(dataset, batch_size, shuffle=True, drop_last=True)
             started = time.perf_counter()
             for batch in tqdm(loader, desc="loading", unit="step"):
-                inputs = [jt.array(x) for x in (batch.image_a, batch.image_b, batch.text)]
-                optimizer.step(fusion_loss(*inputs[:2], net(*inputs)).total)
-                jt.sync_all(True)
+                step(batch.image_a, batch.image_b, batch.text)
             seconds = time.perf_counter() - started
     print(f"\nwaited for data {loader.waited:.3f} s of {seconds:.1f} s: {loader.waited / seconds:.2%}")
 
 
-def medians_in_turn(runs: Sequence[Run], rounds: int) -> list[float]:
-    """The median seconds of each of `runs`, timed in turn; one more round, the first, is not counted."""
-    times: list[list[float]] = [[] for _ in runs]
-    for _ in tqdm(range(rounds + 1), unit="round", leave=False):
-        for run, seconds in zip(runs, times, strict=True):
-            started = time.perf_counter()
-            run()
-            seconds.append(time.perf_counter() - started)
-    return [median(seconds[1:]) for seconds in times]
+# --- metrics, text
 
 
 def metrics_of_a_pair(rounds: int) -> None:
-    """Time the metrics of one 480x640 pair on one core, beside the plain formulas."""
+    """Time the metrics of one 480x640 pair, and their plain formulas, on one core."""
     import cv2
 
     from tools import plain_metrics
@@ -391,14 +378,14 @@ def metrics_of_a_pair(rounds: int) -> None:
     rng = np.random.default_rng(0)
     images = [cv2.GaussianBlur(rng.random((480, 640)), (0, 0), 2) for _ in range(3)]
     images = [np.round((x - x.min()) / np.ptp(x) * 255) for x in images]
-    print(f"{'':<14}{'ms':>9}{'plain ms':>11}{'ratio':>8}   medians of {rounds} rounds in turn, 480x640, one core")
+    print(f"{'':<14}{'ms':>9}{'plain ms':>11}{'ratio':>8}   medians of {rounds} alternating rounds, 480x640, one core")
     for name in ("viff", "qabf", "evaluate_pair"):
-        fast, plain = medians_in_turn([partial(getattr(m, name), *images) for m in (metrics, plain_metrics)], rounds)
+        fast, plain = medians([partial(getattr(module, name), *images) for module in (metrics, plain_metrics)], rounds)
         print(f"{name:<14}{fast * 1e3:>9.1f}{plain * 1e3:>11.1f}{plain / fast:>8.1f}")
 
 
 def encoding_of_texts(encoder: str, threads: int, rounds: int) -> None:
-    """Time the text encoder on the sample's paragraphs beside transformers called by hand, one text at a time."""
+    """Time our text encoder on the paragraphs of the sample, and transformers called with one text at a time."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
@@ -408,67 +395,176 @@ def encoding_of_texts(encoder: str, threads: int, rounds: int) -> None:
     texts = [path.read_text(encoding="utf-8") for path in sorted(ROOT.glob("VLFDataset/Text/*/Sample/*.txt"))]
     ours = TextEncoder(encoder)
     model, tokenizer = AutoModel.from_pretrained(encoder).eval(), AutoTokenizer.from_pretrained(encoder)
+    padding = {"padding": "max_length", "max_length": TEXT_SHAPE[0], "truncation": True}
 
+    @torch.inference_mode()
     def one_at_a_time() -> None:
         for text in texts:
-            tokens = tokenizer(
-                text, padding="max_length", max_length=TEXT_SHAPE[0], truncation=True, return_tensors="pt"
-            )
-            with torch.inference_mode():
-                model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+            tokens = tokenizer(text, **padding, return_tensors="pt")
+            model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
 
     def batched() -> None:
         list(ours.encode(ours.tokenize(texts)))
 
-    plain, fast = (seconds / len(texts) * 1e3 for seconds in medians_in_turn([one_at_a_time, batched], rounds))
+    plain, fast = (seconds / len(texts) * 1e3 for seconds in medians([one_at_a_time, batched], rounds))
     print(f"\na text: {fast:.0f} ms batched, {plain:.0f} ms one at a time, {plain / fast:.2f} times the rate")
 
 
+# --- preprocess
+
+
+def make_pairs(root: Path, count: int) -> None:
+    """A data set `Pairs` in the layout of VLFDataset: PNGs about as large as those of MSRS, and text features."""
+    import cv2
+
+    from utils.data.stored import STORED_SHAPE
+    from utils.data.tasks import TASKS
+
+    rng = np.random.default_rng(0)
+    names = [f"{number:04}" for number in range(count)]
+    base, features = root / "Image" / "IVF" / "Pairs", root / "TextFeature" / "IVF" / "Pairs"
+    for folder, channels, noise in zip(TASKS["IVF"].folders, (1, 3), (1.5, 1.0), strict=True):
+        (base / folder).mkdir(parents=True)
+        for number, name in enumerate(names):
+            path, shape = base / folder / f"{name}.png", (*PAIR_SIZE, channels)
+            if number >= DISTINCT:
+                path.symlink_to(f"{names[number % DISTINCT]}.png")
+                continue
+            smooth = cv2.GaussianBlur(rng.random(shape), (0, 0), 12)
+            smooth = cv2.normalize(smooth, None, 20, 230, cv2.NORM_MINMAX).reshape(shape)
+            cv2.imwrite(str(path), (smooth + rng.normal(0, noise, shape)).clip(0, 255).astype(np.uint8))
+    features.mkdir(parents=True)
+    feature = rng.standard_normal(STORED_SHAPE).astype(np.float32)
+    for name in names:
+        np.save(features / f"{name}.npy", feature)
+    (base / "train.txt").write_text("".join(f"{name}.png\n" for name in names))
+
+
+def plain_preprocess(root: Path, path: Path) -> None:
+    """Write the H5 file of `make_pairs` by the steps of the official script, pair by pair (film.md, section 4)."""
+    import cv2
+    import h5py
+
+    from utils.data.tasks import TASKS
+
+    base = root / "Image" / "IVF" / "Pairs"
+    with h5py.File(path, "w") as file:
+        for line in tqdm((base / "train.txt").read_text().splitlines()):
+            name = Path(line).stem
+            for key, folder in zip(("imageA", "imageB"), TASKS["IVF"].folders, strict=True):
+                image = cv2.imread(str(base / folder / line)).astype("float32")
+                image = np.round(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+                file[f"{key}/{name}"] = cv2.resize(image, STAGE_SIZE[::-1])[None] / 255.0
+            file[f"text/{name}"] = np.load(root / "TextFeature" / "IVF" / "Pairs" / f"{name}.npy")
+
+
+def busy_and_total() -> np.ndarray:
+    """Seconds since the machine's start, summed over its cores: those they worked, and all of them (proc(5))."""
+    ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return np.array([sum(ticks) - ticks[3] - ticks[4], sum(ticks)]) / os.sysconf("SC_CLK_TCK")
+
+
+def measured(command: Sequence[str], cores: Sequence[int]) -> tuple[float, float, float]:
+    """Run a Python command of this project on these cores.
+
+    Returns:
+        Seconds, peak memory (MB), and the share of the machine that other processes used meanwhile.
+    """
+    before, started = busy_and_total(), time.perf_counter()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    bind = partial(os.sched_setaffinity, 0, cores)
+    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, **quiet, preexec_fn=bind)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise UserError(f"{' '.join(command)}: failed")
+    seconds, (busy, total) = time.perf_counter() - started, busy_and_total() - before
+    return seconds, usage.ru_maxrss * 1024 / 1e6, max(0.0, busy - usage.ru_utime - usage.ru_stime) / total
+
+
+def preprocess(pairs: int, rounds: int, cores: Sequence[int]) -> None:
+    """Time data_process.py and `plain_preprocess` alternately, with their starts, on the same pairs and these cores.
+
+    The ratio means something only if other processes used little of the machine, which is printed too.
+
+    Raises:
+        UserError: one of the commands failed, or their files differ.
+    """
+    import h5py
+
+    # In memory if possible: the disk is not what is measured.
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as folder:
+        root, our_file, plain_file = Path(folder), Path(folder) / "Pairs_train.h5", Path(folder) / "plain.h5"
+        make_pairs(root, pairs)
+        commands = (
+            ("-m", "tools.benchmark", "plain", str(root), str(plain_file)),
+            ("data_process.py", "--dataset", "Pairs", "--root", str(root), "--out", str(root)),
+        )
+        runs = {command: [] for command in commands}
+        for command in tqdm(alternating(commands, rounds), desc=f"{len(cores)} cores", unit="run"):
+            runs[command].append(measured(command, cores))
+        with h5py.File(our_file) as ours, h5py.File(plain_file) as plain:
+            for name in (f"{group}/{name}" for group in plain for name in plain[group]):
+                if not np.array_equal(ours[name], plain[name]):
+                    raise UserError(f"{our_file}: {name} is not what the plain form writes")
+    (plain_seconds, seconds), (_, peak), others = np.array([*runs.values()]).transpose(2, 0, 1)
+    plain_rate, rate = (pairs / np.median(times) for times in (plain_seconds, seconds))
+    print(
+        f"{len(cores)} cores: {np.median(plain_seconds / seconds):.2f} times the plain rate ({rate:.0f} and "
+        f"{plain_rate:.0f} pairs/s), peak {peak.max():.0f} MB for {pairs} pairs; others took {np.median(others):.0%} "
+        "of the processor"
+    )
+
+
+def preprocess_on_cores(pairs: int, rounds: int) -> None:
+    """`preprocess` on one core, on two and on all."""
+    cores = sorted(os.sched_getaffinity(0))
+    for count in sorted({1, 2, len(cores)} & {*range(len(cores) + 1)}):
+        preprocess(pairs, rounds, cores[:count])
+
+
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description="Time FILM beside other ways to run it.")
-    commands = parser.add_subparsers(dest="command", required=True)
-    threads = argparse.ArgumentParser(add_help=False)
-    threads.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
-    for case, contenders in CASES.items():
-        sub = commands.add_parser(case, parents=[threads], help=f"contenders: {', '.join(contenders)}")
-        sub.add_argument("--rounds", type=int, default=5 if case == "inference" else 3, help="timed runs of each")
-        sub.add_argument("--only", nargs="+", choices=tuple(contenders), default=tuple(contenders), metavar="NAME")
-    commands.add_parser("start", parents=[threads], help="compiling the kernels, and a start when they are compiled")
-    sizes = commands.add_parser("sizes", parents=[threads], help="does an image of a new size cost anything?")
-    sizes.add_argument("--count", type=int, default=20, help="how many sizes")
-    loading = commands.add_parser("loading", parents=[threads], help="how long does training wait for its data?")
-    loading.add_argument("--steps", type=int, default=8, help="training steps")
-    metrics = commands.add_parser("metrics", help="the metrics of a pair beside the plain formulas")
-    metrics.add_argument("--rounds", type=int, default=5)
-    text = commands.add_parser("text", parents=[threads], help="paragraphs in batches beside one at a time")
-    text.add_argument("--encoder", required=True, help="folder or name of a text encoder, as in data_process.py")
-    text.add_argument("--rounds", type=int, default=5)
-    worker = commands.add_parser("worker")
-    worker.add_argument("case")
-    worker.add_argument("name")
-    worker.add_argument("numbers", type=int, nargs=3)
+    """The command line. Its result holds `run`, the function of the case, and the function's arguments by name."""
+    parser = argparse.ArgumentParser(description="Time FILM and other ways to compute it.")
+    commands = parser.add_subparsers(metavar="CASE", required=True)
+
+    def case(name: str, run: Callable[..., None], threads: bool = True, rounds: int = 0, **about: str) -> Callable:
+        sub = commands.add_parser(name, **about)
+        sub.set_defaults(run=run)
+        if threads:
+            sub.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
+        if rounds:
+            sub.add_argument("--rounds", type=int, default=rounds, help="timed runs of each (default: %(default)s)")
+        return sub.add_argument
+
+    for name, (contenders, *_, rounds, _) in CASES.items():
+        add = case(name, partial(compare_sizes, name), rounds=rounds, help=f"contenders: {', '.join(contenders)}")
+        add("--only", nargs="+", choices=tuple(contenders), default=tuple(contenders), metavar="NAME")
+    case("start", starts, help="compiling the kernels, and a start with compiled kernels")
+    add = case("sizes", new_sizes, help="does an image of a new size take longer?")
+    add("--count", type=int, default=20, help="how many sizes")
+    add = case("loading", waiting_for_data, help="how long does training wait for its data?")
+    add("--steps", type=int, default=8, help="training steps")
+    case("metrics", metrics_of_a_pair, threads=False, rounds=5, help="the metrics of a pair, and their plain formulas")
+    add = case("text", encoding_of_texts, rounds=5, help="paragraphs in batches, and one at a time")
+    add("--encoder", required=True, help="folder or name of a text encoder, as in data_process.py")
+    add = case("preprocess", preprocess_on_cores, threads=False, rounds=7, help="data_process.py, and a plain form")
+    add("--pairs", type=int, default=300, help="pairs of 480x640 (default: %(default)s)")
+    # Without a help text, these processes of the cases above are not listed.
+    add = case("worker", work, threads=False)
+    add("case")
+    add("name")
+    add("numbers", type=int, nargs=3)
+    add = case("plain", plain_preprocess, threads=False)
+    add("root", type=Path)
+    add("path", type=Path)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = get_args_parser().parse_args(argv)
-    if args.command == "worker":
-        work(args.case, args.name, *args.numbers)
-    elif args.command == "start":
-        starts(args.threads)
-    elif args.command == "sizes":
-        new_sizes(args.threads, args.count)
-    elif args.command == "inference":
-        for size in INFERENCE_SIZES:
-            compare("inference", args.only, size, args.threads, args.rounds, together=True)
-    elif args.command == "training":
-        compare("training", args.only, STAGE_SIZE, args.threads, args.rounds, together=False)
-    elif args.command == "loading":
-        waiting_for_data(args.threads, args.steps)
-    elif args.command == "metrics":
-        metrics_of_a_pair(args.rounds)
-    elif args.command == "text":
-        encoding_of_texts(args.encoder, args.threads, args.rounds)
+    options = vars(get_args_parser().parse_args(argv))
+    options.pop("run")(**options)
 
 
 if __name__ == "__main__":
