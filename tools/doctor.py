@@ -1,14 +1,14 @@
-"""What this machine has of what FILM needs, and whether it computes as fast as it could.
+"""Check this machine: is everything that FILM needs installed, and is it as fast as it could be?
 
     python -m tools.doctor            one page
     python -m tools.doctor --json     the same as JSON
 
-The exit code is 0 where FILM can run, else 1; every line that stands in the way names the way out. It works on a broken
-machine: nothing is imported before it is needed, and a check that fails itself says so in its line.
+The exit code is 0 if FILM can run, else 1. Every problem is a line that says what to do. The page appears on a broken
+machine too: nothing is imported before it is needed, and a check that raises an error becomes a line.
 
-How fast is fast: a small program, compiled on the spot, measures what this machine's arithmetic units and its memory
-give at best right now (on a GPU: a large matrix product and a large addition). From the operations and bytes of a
-kernel follows the least time it can take (the roofline bound). A kernel is 'ok' up to `allowance` times that.
+How fast a kernel could be: a small program measures the machine's best arithmetic rate and memory bandwidth (on a GPU:
+a large matrix product and a large addition). With the operations and bytes of a kernel they give the least time that it
+can take (roofline model). A kernel is 'ok' up to `allowance` times that.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ from utils.runtime.jittor_tree import jittor_home
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
 PYTHONS = ((3, 11), (3, 14))
 OLDEST_COMPILER = 9  # the first g++ that knows every instruction set of today's servers
-BUSY = 0.8  # share of its threads' time that an undisturbed program gets
+BUSY = 0.8  # a program that gets less than this share of its threads' time competes with others
 GIB = 1 << 30
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the page; `advice` says what to do unless all is well."""
+    """One line of the page; `advice` says what to do about a problem."""
 
     name: str
     state: str
@@ -54,7 +54,7 @@ Check = Callable[[], Iterator[Finding]]
 
 
 def output_of(*command: str | Path) -> str:
-    """What a program prints; empty where it is missing or fails."""
+    """What a program prints; empty if it is missing or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
@@ -80,9 +80,8 @@ def compiler() -> str:
 
 def check_python() -> Iterator[Finding]:
     low, high = PYTHONS
-    version = sys.version_info[:2]
     text = f"{sys.version.split()[0]} at {sys.executable}"
-    if low <= version <= high:
+    if low <= sys.version_info[:2] <= high:
         yield Finding("Python", OK, text)
     else:
         yield Finding("Python", FAIL, text, "make a virtual environment with Python 3.11 to 3.14")
@@ -114,7 +113,7 @@ def check_compiler() -> Iterator[Finding]:
 
 
 def check_onednn() -> Iterator[Finding]:
-    # Jittor takes what lies here, and else downloads it
+    # Jittor uses what it finds here, and downloads it otherwise.
     places = sorted((jittor_home() / ".cache" / "jittor" / "mkl").glob("dnnl*/lib/libmkldnn.so"))
     library = next((path for path in places if path.exists()), Path())
     wheel = installed("onednn-cpu-gomp")
@@ -147,13 +146,13 @@ def check_cuda() -> Iterator[Finding]:
             library = libraries.get(name)
             yield Finding(name, OK, str(library.file)) if library else Finding(name, NOTE, "not found")
         cudnn = [path for lib in ("lib64", "lib") for path in (root / lib).glob("libcudnn.so*")]
-        yield Finding("cuDNN", OK, f"{cudnn[0] if cudnn else 'none'}; FILM does without")
+        yield Finding("cuDNN", OK, f"{cudnn[0] if cudnn else 'none'}; FILM does not need it")
     if problem is None:
-        yield Finding("CUDA", OK, "all that FILM needs is there; whether it computes: see Jittor")
+        yield Finding("CUDA", OK, "everything that FILM needs is installed; see Jittor for whether it works")
     elif found.seems_there:
-        yield Finding("CUDA", NOTE, f"not used: {problem}", "the CPU computes; --device cuda asks for the GPU")
+        yield Finding("CUDA", NOTE, f"not used: {problem}", "the CPU is used; --device cuda insists on the GPU")
     else:
-        yield Finding("CUDA", OK, "no NVIDIA GPU; the CPU computes")
+        yield Finding("CUDA", OK, "no NVIDIA GPU; the CPU is used")
 
 
 def check_mpi() -> Iterator[Finding]:
@@ -177,28 +176,28 @@ def check_cache() -> Iterator[Finding]:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """What this machine gives at best: float32 operations and bytes a second, and the share of its time it gave us."""
+    """The best that this machine does: float32 operations and bytes per second; and the share of time it gave us."""
 
     operations: float
     bytes: float
     share: float = 1.0
 
 
-# Two FMA chains would wait for each other; 16 vectors keep the units of every CPU busy. Then out[i] = in[i] + 1.
+# FMAs on 16 independent vectors keep the arithmetic units of every CPU busy. Then b[i] = a[i] + 1 for the memory.
 YARDSTICK = r"""
+#include <algorithm>
 #include <cstdio>
 #include <ctime>
 #include <vector>
 #include <omp.h>
 typedef float vec __attribute__((vector_size(64)));
-static double now(clockid_t id) { timespec t; clock_gettime(id, &t); return t.tv_sec + 1e-9 * t.tv_nsec; }
 int main() {
     const int threads = omp_get_max_threads(), rounds = 400000;
     const long n = 1 << 24;
     std::vector<float> a(n, 1), b(n, 2), sums(threads);
-    double best_flops = 0, best_bytes = 0, wall = now(CLOCK_MONOTONIC), cpu = now(CLOCK_PROCESS_CPUTIME_ID);
+    double flops = 0, bytes = 0, wall = omp_get_wtime(), cpu = clock();
     for (int repeat = 0; repeat < 5; repeat++) {
-        double start = now(CLOCK_MONOTONIC);
+        double start = omp_get_wtime();
         #pragma omp parallel
         {
             vec x[16], m = vec{} + 0.999f, c = vec{} + 0.001f * omp_get_thread_num();
@@ -207,18 +206,16 @@ int main() {
                 for (int j = 0; j < 16; j++) x[j] = x[j] * m + c;
             for (int j = 0; j < 16; j++) sums[omp_get_thread_num()] += x[j][0];
         }
-        double flops = 2.0 * 16 * 16 * rounds * threads / (now(CLOCK_MONOTONIC) - start);
-        if (flops > best_flops) best_flops = flops;
-        start = now(CLOCK_MONOTONIC);
+        flops = std::max(flops, 2.0 * 16 * 16 * rounds * threads / (omp_get_wtime() - start));
+        start = omp_get_wtime();
         #pragma omp parallel for
         for (long i = 0; i < n; i++) b[i] = a[i] + 1;
-        double bytes = 8.0 * n / (now(CLOCK_MONOTONIC) - start);
-        if (bytes > best_bytes) best_bytes = bytes;
+        bytes = std::max(bytes, 8.0 * n / (omp_get_wtime() - start));
     }
-    double share = (now(CLOCK_PROCESS_CPUTIME_ID) - cpu) / (now(CLOCK_MONOTONIC) - wall) / threads;
+    double share = (clock() - cpu) / CLOCKS_PER_SEC / (omp_get_wtime() - wall) / threads;
     float sum = b[n / 2];
     for (float s : sums) sum += s;
-    printf("%g %g %g %g\n", best_flops, best_bytes, share, sum);
+    printf("%g %g %g %g\n", flops, bytes, share, sum);
 }
 """
 
@@ -233,34 +230,27 @@ def cpu_yardstick() -> Yardstick:
     with tempfile.TemporaryDirectory() as folder:
         source, program = Path(folder) / "yardstick.cc", Path(folder) / "yardstick"
         source.write_text(YARDSTICK)
-        subprocess.run(
-            [compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program],
-            check=True,
-            capture_output=True,
-            timeout=120,
-        )
-        environment = os.environ | {"OMP_NUM_THREADS": str(cores())}
-        printed = subprocess.run([program], check=True, capture_output=True, text=True, timeout=120, env=environment)
-    operations, moved, share, _ = map(float, printed.stdout.split())
-    return Yardstick(operations, moved, share)
+        options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
+        subprocess.run([compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
+        printed = subprocess.run([program], env=os.environ | {"OMP_NUM_THREADS": str(cores())}, **options).stdout
+    return Yardstick(*map(float, printed.split()[:3]))
 
 
 def best_time(compute: Callable[[], Any], repeats: int = 4) -> float:
     """The shortest of several runs, in seconds; the first compiles and does not count.
 
-    `compute` gives a Var or several; a new one each time, since Jittor computes a Var once.
+    `compute` returns new Vars at each call, since Jittor computes a Var only once.
     """
     from utils.runtime.jittor_env import jt
 
-    best = float("inf")
-    for repeat in range(repeats + 1):
+    times = []
+    for _ in range(repeats + 1):
         jt.sync_all(True)
         started = time.perf_counter()
         jt.sync(compute(), True)
         jt.sync_all(True)
-        if repeat:
-            best = min(best, time.perf_counter() - started)
-    return best
+        times.append(time.perf_counter() - started)
+    return min(times[1:])
 
 
 def gpu_yardstick() -> Yardstick:
@@ -275,7 +265,7 @@ def gpu_yardstick() -> Yardstick:
 
 @dataclass(frozen=True)
 class Kernel:
-    """A computation of FILM's with its float32 operations and least bytes moved, and how far from the bound is 'ok'."""
+    """A computation of FILM: float32 operations, least bytes moved, and the multiple of the bound that is still ok."""
 
     name: str
     operations: float
@@ -289,7 +279,7 @@ class Kernel:
 
 
 def kernels() -> list[Kernel]:
-    """A few kernels of FILM's at the size of its training images, 288x384."""
+    """A few kernels of FILM at the size of its training images, 288x384."""
     from net import ops
     from net.restormer import TransformerBlock
     from net.shapes import STAGE_SIZE
@@ -303,31 +293,19 @@ def kernels() -> list[Kernel]:
     block = TransformerBlock(dim)
     jt.sync([a, image, x, weight, windows, *block.parameters()], True)
 
-    # a pixel of the block: 1x1 convolutions, 3x3 windows, channel attention of 8 heads of 4 channels, norms and GELU
+    # Per pixel of the block: 1x1 convolutions, 3x3 windows, attention of 8 heads of 4 channels, norms and GELU.
     pointwise = 2 * dim * (3 * dim + dim + 2 * hidden + hidden)
     block_operations = pixels * (pointwise + 18 * (3 * dim + 2 * hidden) + 4 * dim * dim // 8 + 20 * (dim + hidden))
 
     def backward() -> list[jt.Var]:
         return jt.grad((block(x) * x).sum(), [x, *block.parameters()])
 
+    # The backward pass repeats the forward pass, then computes two products for each of it.
     return [
         Kernel("matrix product", 2 * n**3, 12 * n * n, 3, lambda: [jt.matmul(a, a)]),
-        Kernel(
-            "1x1 convolution",
-            2 * dim * 3 * dim * pixels,
-            4 * 4 * dim * pixels,
-            4,
-            lambda: [ops.pointwise_conv(x, weight)],
-        ),
-        Kernel(
-            "3x3 convolution",
-            18 * dim * pixels,
-            4 * (1 + dim) * pixels,
-            4,
-            lambda: [ops.conv3x3(image, windows)],
-        ),
+        Kernel("1x1 convolution", 6 * dim**2 * pixels, 16 * dim * pixels, 4, lambda: [ops.pointwise_conv(x, weight)]),
+        Kernel("3x3 convolution", 18 * dim * pixels, 4 * (1 + dim) * pixels, 4, lambda: [ops.conv3x3(image, windows)]),
         Kernel("block, forward", block_operations, 16 * dim * pixels, 6, lambda: [block(x)]),
-        # backward computes the inside again, then two products for each of the forward pass
         Kernel("block, backward too", 4 * block_operations, 32 * dim * pixels, 6, backward),
     ]
 
@@ -339,10 +317,10 @@ class Circumstances:
     reference: bool = False  # FILM_REFERENCE=1
     threads: int = 1
     cores: int = 1
-    share: float = 1.0  # of its time that the yardstick got
-    load: float = 0.0  # programs that want to run, of others too
-    cpu_simd: str = ""  # the widest instruction set of the CPU
-    compiler_simd: str = ""  # the widest that the compiler uses for it
+    share: float = 1.0  # of its threads' time that the yardstick got
+    load: float = 0.0  # the system's load average
+    cpu_simd: str = ""  # widest instruction set of the CPU
+    compiler_simd: str = ""  # widest one that the compiler uses
     debug: bool = False
     gpu: bool = False
 
@@ -351,7 +329,7 @@ SIMD = {"avx512f": "__AVX512F__", "avx2": "__AVX2__"}  # /proc/cpuinfo -> the co
 
 
 def circumstances(share: float) -> Circumstances:
-    """Look around, with Jittor up."""
+    """The circumstances now, after Jittor has started."""
     from net import ops
     from utils.runtime.jittor_env import jt
 
@@ -373,28 +351,31 @@ def circumstances(share: float) -> Circumstances:
 
 
 def likely_cause(seen: Circumstances) -> tuple[str, str]:
-    """Why a kernel is slow, most likely, and what to do; the surest sign first."""
-    if seen.debug:
-        return "Jittor is a debug build", "unset debug and cc_flags, delete Jittor's cache"
-    if seen.reference:
-        return "FILM_REFERENCE=1 switches FILM's kernels off", "unset it"
-    if not seen.gpu and seen.threads < seen.cores:
-        return f"{seen.threads} of {seen.cores} cores in use", "unset OMP_NUM_THREADS"
-    if not seen.gpu and (seen.share < BUSY or seen.load > seen.cores * 1.5):
-        return (
+    """The most likely reason for a slow kernel, and what to do about it."""
+    cpu = not seen.gpu
+    # The surest sign first.
+    causes = (
+        (seen.debug, "Jittor is a debug build", "unset debug and cc_flags, delete Jittor's cache"),
+        (seen.reference, "FILM_REFERENCE=1 switches FILM's kernels off", "unset it"),
+        (cpu and seen.threads < seen.cores, f"{seen.threads} of {seen.cores} cores in use", "unset OMP_NUM_THREADS"),
+        (
+            cpu and (seen.share < BUSY or seen.load > seen.cores * 1.5),
             f"other programs are running (load {seen.load:.1f} on {seen.cores} cores)",
-            "try again when they are done",
-        )
-    if seen.cpu_simd != seen.compiler_simd:
-        other = seen.compiler_simd or "none of them"
-        return f"the CPU has {seen.cpu_simd}, the compiler uses {other}", "install a newer g++"
-    if not seen.gpu and not seen.cpu_simd:
-        return "the CPU has no AVX2", "FILM runs here, slowly; another machine will help"
-    return "nothing known", "open an issue with the output of --json"
+            "try again when they have finished",
+        ),
+        (
+            seen.cpu_simd != seen.compiler_simd,
+            f"the CPU has {seen.cpu_simd}, the compiler uses {seen.compiler_simd or 'none of them'}",
+            "install a newer g++",
+        ),
+        (cpu and not seen.cpu_simd, "the CPU has no AVX2", "FILM runs here, slowly; another machine will help"),
+        (True, "nothing known", "open an issue with the output of --json"),
+    )
+    return next((cause, advice) for applies, cause, advice in causes if applies)
 
 
 def judge(kernel: Kernel, seconds: float, yardstick: Yardstick, seen: Circumstances) -> Finding:
-    """'ok' within the kernel's allowance, else 'slow' with cause and way out."""
+    """'ok' within the kernel's allowance, else 'slow' with the likely cause and what to do."""
     bound = kernel.bound(yardstick)
     text = f"{seconds * 1e3:.1f} ms; at best {bound * 1e3:.1f} ms, {seconds / bound:.1f} times"
     if seconds <= kernel.allowance * bound:
@@ -404,7 +385,7 @@ def judge(kernel: Kernel, seconds: float, yardstick: Yardstick, seen: Circumstan
 
 
 def check_speed(device: str) -> Iterator[Finding]:
-    """Bring Jittor up, then time the kernels."""
+    """Start Jittor, then time the kernels."""
     from utils.runtime.jittor_env import jt, use_device
 
     yield Finding("Jittor starts", OK, use_device(device))
@@ -423,7 +404,7 @@ def check_speed(device: str) -> Iterator[Finding]:
 
 
 def checks(device: str) -> dict[str, Check]:
-    """The sections of the page; the last needs all before it."""
+    """The sections of the page in order; the last needs the others."""
     return {
         "software": check_python,
         "packages": check_packages,
@@ -437,22 +418,20 @@ def checks(device: str) -> dict[str, Check]:
 
 
 def examine(sections: dict[str, Check]) -> Iterator[Finding]:
-    """All findings. A check that breaks off is a finding; 'speed' is only tried where nothing stands in its way."""
+    """All findings. An error of a check is a finding too; 'speed' is only measured if no check before it failed."""
     failed = False
     for name, check in sections.items():
         if name == "speed" and failed:
-            yield Finding(name, NOTE, "not measured", "first see to the lines above")
+            yield Finding(name, NOTE, "not measured", "first solve the problems above")
             continue
         try:
             for finding in check():
                 failed |= finding.state == FAIL
                 yield finding
-        # Jittor may also exit where something is wrong with it.
+        # If something is wrong with Jittor, it may also exit.
         except (Exception, SystemExit) as error:
-            reason = first_line(str(error)) or type(error).__name__
-            state = FAIL if name == "speed" else NOTE
-            failed |= state == FAIL
-            yield Finding(name, state, f"cannot be told: {reason}", "see to that first" if state == FAIL else "")
+            state, advice = (FAIL, "solve this first") if name == "speed" else (NOTE, "")
+            yield Finding(name, state, f"unknown: {first_line(str(error)) or type(error).__name__}", advice)
 
 
 def line_of(finding: Finding) -> str:
@@ -468,9 +447,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument(
-        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="what to time (default: auto)"
-    )
+    devices = ("auto", "cpu", "cuda")
+    parser.add_argument("--device", choices=devices, default="auto", help="what to time (default: auto)")
     args = parser.parse_args(argv)
     findings = []
     for finding in examine(checks(args.device)):
