@@ -1,11 +1,11 @@
 """Make the data set `Sample` that ships in VLFDataset/: small simulated pairs for the tasks IVF, MEF and MFF.
 
-The photographs are those that scikit-image carries inside its wheel, so nothing is downloaded. Focus, exposure and
-infrared are simulated here; the paragraphs in ``Text/`` are written by hand and only read; the text features come from
-a pretrained encoder of width 768. A second run writes the same images and, but for rounding, the same features.
-
     python tools/make_sample.py                  images and lists
     python tools/make_sample.py --encoder DIR    the text features too
+
+The photographs come from scikit-image's wheel, so nothing is downloaded. Infrared, exposure and focus are simulated
+here. The paragraphs in ``Text/`` are written by hand and only read. A pretrained encoder of width 768 makes the text
+features. A second run writes the same images, and the same features up to rounding.
 """
 
 from __future__ import annotations
@@ -39,44 +39,31 @@ from utils.text.features import read_paragraph
 DATASET = "Sample"
 Image = NDArray[np.float64]  # (h, w) or (h, w, 3) RGB, 0..1
 
-# Outlines of things in the photographs, traced by hand: "x,y x,y ..." in pixels of the photograph, as SVG writes a
-# polygon. They need not be exact: `matte` moves them to the nearest edges.
+# Outlines of things in the photographs, traced by hand: polygons "x,y x,y ..." in pixels, as in SVG. They need not be
+# exact: `matte` moves them to the nearest edges.
 REGIONS = {
     "astronaut.png": {
-        "hair": (
-            "155,70 172,40 210,20 245,16 280,34 298,62 301,95 290,122 270,137 258,155 235,178 205,176 186,152 "
-            "170,130 156,105"
-        ),
-        "face": (
-            "184,85 200,76 240,82 262,90 272,115 275,130 262,138 256,165 250,186 225,190 188,180 184,150 176,130 "
-            "178,112"
-        ),
-        "suit": (
-            "22,512 20,440 28,350 48,275 80,232 116,210 122,178 150,152 184,148 186,180 255,188 258,172 290,205 "
-            "305,235 340,265 353,310 366,350 330,370 290,420 280,512"
-        ),
-        "collar": (
-            "116,200 124,172 150,152 184,150 188,184 250,190 258,174 290,205 304,240 296,280 250,294 200,286 150,256"
-        ),
+        "hair": """155,70 172,40 210,20 245,16 280,34 298,62 301,95 290,122 270,137 258,155 235,178 205,176 186,152
+            170,130 156,105""",
+        "face": """184,85 200,76 240,82 262,90 272,115 275,130 262,138 256,165 250,186 225,190 188,180 184,150
+            176,130 178,112""",
+        "suit": """22,512 20,440 28,350 48,275 80,232 116,210 122,178 150,152 184,148 186,180 255,188 258,172
+            290,205 305,235 340,265 353,310 366,350 330,370 290,420 280,512""",
+        "collar": """116,200 124,172 150,152 184,150 188,184 250,190 258,174 290,205 304,240 296,280 250,294
+            200,286 150,256""",
         "helmet": "282,512 280,450 296,400 325,368 365,348 400,343 445,358 480,400 494,450 508,470 508,505 490,512",
-        "shuttle": (
-            "354,220 378,184 380,50 396,38 400,8 412,0 426,0 437,30 452,48 456,200 456,232 460,268 470,278 "
-            "372,290 368,270 372,230"
-        ),
+        "shuttle": """354,220 378,184 380,50 396,38 400,8 412,0 426,0 437,30 452,48 456,200 456,232 460,268 470,278
+            372,290 368,270 372,230""",
     },
     "camera.png": {
-        "man": (
-            "0,255 40,205 66,155 90,135 130,124 150,106 162,104 170,85 200,64 235,76 262,100 270,120 262,132 "
-            "250,134 252,168 240,178 240,195 244,225 248,245 272,210 290,204 310,186 316,170 328,170 332,190 "
-            "320,212 300,232 303,274 280,286 246,312 206,294 178,340 142,380 150,450 151,512 136,512 122,480 "
-            "100,446 92,512 0,512"
-        ),
+        "man": """0,255 40,205 66,155 90,135 130,124 150,106 162,104 170,85 200,64 235,76 262,100 270,120 262,132
+            250,134 252,168 240,178 240,195 244,225 248,245 272,210 290,204 310,186 316,170 328,170 332,190 320,212
+            300,232 303,274 280,286 246,312 206,294 178,340 142,380 150,450 151,512 136,512 122,480 100,446 92,512
+            0,512""",
         "face": "196,134 238,126 256,135 254,170 240,175 238,196 215,192 200,184 184,156 178,140 184,127",
         "camera": "254,140 325,139 325,152 320,176 306,186 275,190 262,176",
-        "tripod": (
-            "276,188 306,188 297,214 297,312 312,318 335,300 338,306 312,324 408,512 400,512 305,330 300,340 "
-            "300,488 288,490 288,340 250,512 232,512 280,328 278,316 289,312 289,212"
-        ),
+        "tripod": """276,188 306,188 297,214 297,312 312,318 335,300 338,306 312,324 408,512 400,512 305,330
+            300,340 300,488 288,490 288,340 250,512 232,512 280,328 278,316 289,312 289,212""",
     },
     "chelsea.png": {
         "cat": "0,180 40,130 36,60 40,0 400,0 362,60 350,100 362,130 345,180 318,230 290,268 300,300 0,300",
@@ -86,19 +73,14 @@ REGIONS = {
         "nose": "240,230 262,228 292,230 284,246 260,262 250,250",
     },
     "coffee.png": {
-        "saucer": (
-            "76,210 84,160 110,115 180,70 420,106 460,150 480,210 470,270 430,340 350,382 280,389 200,374 130,330 "
-            "88,260"
-        ),
-        "cup": (
-            "174,110 184,70 220,34 284,17 350,32 396,72 408,112 396,160 378,216 350,262 290,284 250,282 222,306 "
-            "197,296 200,260 222,238 196,200 178,150"
-        ),
+        "saucer": """76,210 84,160 110,115 180,70 420,106 460,150 480,210 470,270 430,340 350,382 280,389 200,374
+            130,330 88,260""",
+        "cup": """174,110 184,70 220,34 284,17 350,32 396,72 408,112 396,160 378,216 350,262 290,284 250,282
+            222,306 197,296 200,260 222,238 196,200 178,150""",
         "opening": "192,115 198,78 230,44 286,29 345,46 380,82 388,114 370,160 330,188 284,196 240,184 206,150",
         "espresso": "202,144 218,112 250,98 290,95 336,106 364,132 370,158 335,184 290,194 240,182",
-        "spoon": (
-            "398,68 420,68 424,80 412,115 384,224 406,264 402,300 376,324 346,322 328,296 330,264 346,244 372,236"
-        ),
+        "spoon": """398,68 420,68 424,80 412,115 384,224 406,264 402,300 376,324 346,322 328,296 330,264 346,244
+            372,236""",
     },
     "rocket.jpg": {
         "ground": "0,424 262,424 268,407 372,407 380,422 640,422 640,427 0,427",
@@ -108,18 +90,18 @@ REGIONS = {
 
 
 def to_linear(image: Image) -> Image:
-    """Radiance (0..1) of sRGB values (0..1), IEC 61966-2-1."""
+    """Convert sRGB values (0..1) to radiance (0..1), by IEC 61966-2-1."""
     return np.where(image <= 0.04045, image / 12.92, ((image + 0.055) / 1.055) ** 2.4)
 
 
 def to_srgb(radiance: Image) -> Image:
-    """sRGB values (0..1) of radiance, which is clipped to 0..1 first; the inverse of `to_linear`."""
+    """Clip radiance to 0..1 and convert it to sRGB values (0..1): the inverse of `to_linear`."""
     radiance = np.clip(radiance, 0.0, 1.0)
     return np.where(radiance <= 0.0031308, radiance * 12.92, 1.055 * radiance ** (1 / 2.4) - 0.055)
 
 
 def blur(image: Image, radius: float) -> Image:
-    """Blur with a disc of `radius` pixels, as a defocused lens does; edges are replicated, radius 0 changes nothing."""
+    """Blur with a disc of `radius` pixels (0: not at all), as a defocused lens does; edges are replicated."""
     reach = int(np.ceil(radius))
     rows, columns = np.mgrid[-reach : reach + 1, -reach : reach + 1]
     disc = np.clip(radius + 0.5 - np.hypot(rows, columns), 0.0, 1.0)
@@ -129,7 +111,7 @@ def blur(image: Image, radius: float) -> Image:
 def blur_by_depth(image: Image, depth: Image, focus: float, radius: float) -> Image:
     """Blur each pixel of `image` (h, w, 3) by a disc of ``radius * |depth - focus|`` pixels.
 
-    Between a few blurred copies is interpolated; `depth` (h, w) and `focus` lie in 0..1.
+    This interpolates between a few blurred copies. `depth` (h, w) and `focus` are in 0..1.
     """
     steps = 6
     amount = np.abs(depth - focus) * steps
@@ -146,23 +128,23 @@ def soft(image: Image, sigma: float) -> Image:
 
 
 def fill(image: Image, weight: Image, sigma: float) -> Image:
-    """`image` (h, w, 3), replaced where `weight` (h, w) is 0 by its surroundings: normalised convolution."""
+    """Replace `image` (h, w, 3) by its surroundings where `weight` (h, w) is 0: normalised convolution."""
     weight = np.maximum(weight, 1e-4)
     surroundings = soft(image * weight[..., None], sigma) / soft(weight, sigma)[..., None]
     return surroundings + weight[..., None] * (image - surroundings)
 
 
 def matte(mask: Image, gray: Image, radius: int = 8, eps: float = 1e-3) -> Image:
-    """Move a rough mask to the edges of a picture: the guided filter (He, Sun, Tang, ECCV 2010), gray guide.
+    """Move a rough mask to the edges of a gray picture with the guided filter (He, Sun, Tang, ECCV 2010).
 
-    More than half of `radius` away from its outline the mask stays as it is: where the two sides look alike (a black
-    helmet before a black table) the guide alone would mix them.
+    The mask changes only within half of `radius` of its outline. Elsewhere the filter would mix the two sides where
+    they look alike (a black helmet in front of a black table).
 
     Args:
         mask: (h, w), 0..1.
         gray: (h, w), 0..1, the guide.
-        radius: of the filter's square window, in pixels.
-        eps: variance of the guide below which it counts as flat.
+        radius: half the width of the filter's square window, in pixels.
+        eps: a variance of the guide below this counts as flat.
 
     Returns:
         (h, w), 0..1.
@@ -180,15 +162,12 @@ def matte(mask: Image, gray: Image, radius: int = 8, eps: float = 1e-3) -> Image
 
 
 class Scene(Protocol):
-    """A way to make a pair out of one photograph."""
+    """A way to make a pair from one photograph."""
 
     def shoot(self, image: Image, mattes: dict[str, Image], rng: np.random.Generator) -> tuple[Image, Image]:
-        """The images A and B, (h, w) or (h, w, 3), 0..1 but for noise.
+        """Return images A and B, (h, w) or (h, w, 3), 0..1 plus noise from `rng`.
 
-        Args:
-            image: (h, w, 3) RGB, 0..1.
-            mattes: a soft mask (h, w), 0..1, for each thing that the scene names.
-            rng: for the noise.
+        `image` is (h, w, 3) RGB, 0..1. `mattes` holds a soft mask (h, w), 0..1, for each thing that the scene names.
         """
 
 
@@ -196,14 +175,14 @@ class Scene(Protocol):
 class Infrared:
     """A: a simulated infrared picture (h, w); B: the photograph.
 
-    Emission instead of reflection: level surroundings, warm things bright, little of the photograph's own texture, the
-    softness of a thermal lens, pixel noise and the column stripes of an uncooled sensor. All levels are 0..1.
+    It shows emission instead of reflection: even surroundings, bright warm things, little of the photograph's texture,
+    the softness of a thermal lens, pixel noise, and the column stripes of an uncooled sensor. All levels are in 0..1.
 
     Attributes:
         ambient: level of the surroundings at the top and at the bottom row.
         warm: levels of things, painted in this order.
-        texture: how much of the photograph's detail is seen; negative where dark things are warm.
-        lamps: level of what is close to white in the photograph; 0 for none.
+        texture: strength of the photograph's detail; negative if dark things are warm.
+        lamps: level of what is nearly white in the photograph; 0 for none.
     """
 
     ambient: tuple[float, float]
@@ -212,7 +191,7 @@ class Infrared:
     lamps: float = 0.0
 
     def shoot(self, image: Image, mattes: dict[str, Image], rng: np.random.Generator) -> tuple[Image, Image]:
-        # Of the three channels red is the nearest to infrared: skies are dark in it and skin is bright.
+        # Red is closest to infrared: skies are dark and skin is bright.
         red = np.ascontiguousarray(image[..., 0])
         height, width = red.shape
         thermal = np.repeat(np.linspace(*self.ambient, height)[:, None], width, axis=1)
@@ -229,13 +208,13 @@ class Infrared:
 class Exposure:
     """A: over-exposed; B: under-exposed.
 
-    The photograph's radiance, under an added light that widens its range, is scaled by the stops, gets shot and read
-    noise, is clipped as a sensor clips, and goes through a camera's curve: sRGB with a mild S on top.
+    An added light widens the range of the photograph's radiance. The result is scaled by the stops, gets shot and read
+    noise, is clipped as by a sensor, and passes a camera's curve: sRGB followed by a mild S.
 
     Attributes:
-        over, under: stops from the photograph's own exposure.
-        light: (x, y, spread, stops): centre and standard deviation of the added light as fractions of the width, the
-            height and the diagonal, and what it adds at its centre.
+        over, under: stops relative to the photograph's exposure.
+        light: (x, y, spread, stops): centre and standard deviation of the added light, as fractions of the width, the
+            height and the diagonal, and the stops that it adds at its centre.
     """
 
     over: float
@@ -259,15 +238,15 @@ class Exposure:
 
 @dataclass(frozen=True)
 class Focus:
-    """A: focused on what is near; B: focused on what is far.
+    """A: near things in focus; B: far things in focus.
 
-    Depth runs from 0 (far) to 1 (near). There are two layers, each blurred on its own in linear light, so that a
-    blurred foreground spills over the sharp background and a blurred background takes no colour from the foreground.
+    Depth runs from 0 (far) to 1 (near). Foreground and background are two layers, blurred separately in linear light: a
+    blurred foreground spreads over the sharp background, and a blurred background takes no colour from the foreground.
 
     Attributes:
-        near: the things that stand in front, at depth 1.
-        plane: the rows, as fractions of the height, where the background begins and ends to come nearer.
-        plane_depth: its depth at the last of these rows; 0 at the first.
+        near: the things in the foreground, at depth 1.
+        plane: the rows, as fractions of the height, between which the background comes nearer.
+        plane_depth: its depth from the last of these rows on; it is 0 up to the first.
         radius: of the blur at depth difference 1, in pixels.
     """
 
@@ -279,13 +258,11 @@ class Focus:
     def shoot(self, image: Image, mattes: dict[str, Image], rng: np.random.Generator) -> tuple[Image, Image]:
         radiance = to_linear(image)
         height, width = image.shape[:2]
-        front = np.zeros((height, width))
-        for name in self.near:
-            front = np.maximum(front, mattes[name])
-        # A strip of background too many in the front layer goes unseen; a lost strip of an object does not.
+        front = np.max([np.zeros((height, width)), *(mattes[name] for name in self.near)], axis=0)
+        # An extra strip of background in the front layer is not seen; a lost strip of an object is.
         front = soft(cv2.dilate(front, np.ones((5, 5), np.uint8)), 0.7)
         foreground = fill(radiance, np.clip(4 * front, 0.0, 1.0), self.radius)
-        # The background is known only well clear of the outline: an object's border left in it would show as a rim.
+        # The background is taken only from well outside the outline: the border of an object in it would show as a rim.
         background = fill(radiance, np.clip(1 - 4 * soft(front, 1.5), 0.0, 1.0), self.radius)
         begin, end = self.plane
         plane = np.clip((np.arange(height) / height - begin) / (end - begin), 0.0, 1.0) * self.plane_depth
@@ -301,109 +278,55 @@ class Focus:
 
 
 @dataclass(frozen=True)
-class Crop:
-    """A rectangle of a photograph (pixels of the photograph) and the size it is brought to, (height, width)."""
-
-    photo: str
-    left: int
-    top: int
-    right: int
-    bottom: int
-    size: tuple[int, int]
-
-
-@dataclass(frozen=True)
 class Pair:
-    """One sample: its name, the list that names it (train or test), and how it is made."""
+    """One sample: task, list (train or test), name, and how it is made.
 
-    name: str
+    The rectangle `crop` (left, top, right, bottom) of the photograph is resized to `size` (height, width).
+    """
+
+    task: str
     mode: str
-    crop: Crop
+    name: str
+    photo: str
+    crop: tuple[int, int, int, int]
+    size: tuple[int, int]
     scene: Scene
 
 
-# The pairs of each task.
-SAMPLE: dict[str, tuple[Pair, ...]] = {
-    "IVF": (
-        Pair(
-            "astronaut",
-            "train",
-            Crop("astronaut.png", 60, 0, 512, 300, (256, 384)),
-            Infrared((0.2, 0.24), {"suit": 0.42, "collar": 0.3, "hair": 0.62, "face": 0.93, "shuttle": 0.14}, 0.15),
-        ),
-        Pair(
-            "chelsea",
-            "train",
-            Crop("chelsea.png", 20, 0, 432, 300, (256, 352)),
-            Infrared((0.16, 0.2), {"cat": 0.6, "ear": 0.85, "left eye": 0.9, "right eye": 0.9, "nose": 0.3}, 0.2),
-        ),
-        Pair(
-            "coffee",
-            "train",
-            Crop("coffee.png", 40, 0, 560, 400, (260, 338)),
-            Infrared((0.2, 0.2), {"saucer": 0.34, "spoon": 0.4, "cup": 0.66, "opening": 0.74, "espresso": 0.96}, 0.08),
-        ),
-        Pair(
-            "rocket",
-            "train",
-            Crop("rocket.jpg", 280, 80, 540, 427, (352, 264)),
-            Infrared((0.08, 0.22), {"ground": 0.4, "rocket": 0.45}, 0.6, lamps=0.97),
-        ),
-        Pair(
-            "cameraman",
-            "test",
-            Crop("camera.png", 0, 50, 338, 500, (368, 276)),
-            Infrared((0.08, 0.36), {"tripod": 0.2, "man": 0.52, "face": 0.94, "camera": 0.66}, -0.2),
-        ),
-        Pair(
-            "spacesuit",
-            "test",
-            Crop("astronaut.png", 92, 232, 512, 512, (256, 384)),
-            Infrared((0.18, 0.2), {"suit": 0.5, "helmet": 0.28}, 0.2),
-        ),
-    ),
-    "MEF": (
-        Pair(
-            "coffee",
-            "train",
-            Crop("coffee.png", 40, 0, 540, 400, (256, 320)),
-            Exposure(2.0, -2.4, (0.9, 0.1, 0.35, 1.5)),
-        ),
-        Pair(
-            "launchpad",
-            "train",
-            Crop("rocket.jpg", 0, 0, 640, 427, (256, 384)),
-            Exposure(3.0, -1.0, (0.5, 1.0, 0.2, 1.0)),
-        ),
-        Pair(
-            "chelsea",
-            "test",
-            Crop("chelsea.png", 30, 0, 405, 300, (256, 320)),
-            Exposure(1.5, -2.6, (0.0, 0.2, 0.35, 1.5)),
-        ),
-    ),
-    "MFF": (
-        Pair(
-            "astronaut",
-            "train",
-            Crop("astronaut.png", 0, 0, 512, 400, (272, 348)),
-            Focus(("hair", "face", "suit", "collar", "helmet"), (0.0, 1.0), 0.0, 4.0),
-        ),
-        Pair("coffee", "train", Crop("coffee.png", 50, 0, 530, 400, (270, 324)), Focus((), (0.25, 0.75), 1.0, 4.0)),
-        Pair(
-            "cameraman",
-            "test",
-            Crop("camera.png", 0, 18, 512, 446, (288, 344)),
-            Focus(("man", "camera", "tripod"), (0.5, 1.0), 0.8, 4.0),
-        ),
-    ),
-}
+# fmt: off
+SAMPLE = (
+    Pair("IVF", "train", "astronaut", "astronaut.png", (60, 0, 512, 300), (256, 384),
+         Infrared((0.2, 0.24), {"suit": 0.42, "collar": 0.3, "hair": 0.62, "face": 0.93, "shuttle": 0.14}, 0.15)),
+    Pair("IVF", "train", "chelsea", "chelsea.png", (20, 0, 432, 300), (256, 352),
+         Infrared((0.16, 0.2), {"cat": 0.6, "ear": 0.85, "left eye": 0.9, "right eye": 0.9, "nose": 0.3}, 0.2)),
+    Pair("IVF", "train", "coffee", "coffee.png", (40, 0, 560, 400), (260, 338),
+         Infrared((0.2, 0.2), {"saucer": 0.34, "spoon": 0.4, "cup": 0.66, "opening": 0.74, "espresso": 0.96}, 0.08)),
+    Pair("IVF", "train", "rocket", "rocket.jpg", (280, 80, 540, 427), (352, 264),
+         Infrared((0.08, 0.22), {"ground": 0.4, "rocket": 0.45}, 0.6, lamps=0.97)),
+    Pair("IVF", "test", "cameraman", "camera.png", (0, 50, 338, 500), (368, 276),
+         Infrared((0.08, 0.36), {"tripod": 0.2, "man": 0.52, "face": 0.94, "camera": 0.66}, -0.2)),
+    Pair("IVF", "test", "spacesuit", "astronaut.png", (92, 232, 512, 512), (256, 384),
+         Infrared((0.18, 0.2), {"suit": 0.5, "helmet": 0.28}, 0.2)),
+    Pair("MEF", "train", "coffee", "coffee.png", (40, 0, 540, 400), (256, 320),
+         Exposure(2.0, -2.4, (0.9, 0.1, 0.35, 1.5))),
+    Pair("MEF", "train", "launchpad", "rocket.jpg", (0, 0, 640, 427), (256, 384),
+         Exposure(3.0, -1.0, (0.5, 1.0, 0.2, 1.0))),
+    Pair("MEF", "test", "chelsea", "chelsea.png", (30, 0, 405, 300), (256, 320),
+         Exposure(1.5, -2.6, (0.0, 0.2, 0.35, 1.5))),
+    Pair("MFF", "train", "astronaut", "astronaut.png", (0, 0, 512, 400), (272, 348),
+         Focus(("hair", "face", "suit", "collar", "helmet"), (0.0, 1.0), 0.0, 4.0)),
+    Pair("MFF", "train", "coffee", "coffee.png", (50, 0, 530, 400), (270, 324),
+         Focus((), (0.25, 0.75), 1.0, 4.0)),
+    Pair("MFF", "test", "cameraman", "camera.png", (0, 18, 512, 446), (288, 344),
+         Focus(("man", "camera", "tripod"), (0.5, 1.0), 0.8, 4.0)),
+)
+# fmt: on
 
 
 def load_photo(name: str) -> Image:
-    """A photograph of scikit-image's wheel, (h, w, 3) RGB, 0..1; a gray one in three equal channels.
+    """A photograph of scikit-image's wheel, (h, w, 3) RGB, 0..1; a gray one has three equal channels.
 
-    Read by path: the functions of skimage.data may go to the network.
+    It is read by path: the functions of skimage.data may download.
 
     Raises:
         UserError: scikit-image was installed without it.
@@ -415,29 +338,28 @@ def load_photo(name: str) -> Image:
     return photo if photo.ndim == 3 else np.repeat(photo[..., None], 3, axis=2)
 
 
-def take_crop(photo: Image, crop: Crop) -> Image:
-    """The crop of a photograph (or of a mask of its size), brought to its size by area averaging."""
-    height, width = crop.size
-    cut = np.ascontiguousarray(photo[crop.top : crop.bottom, crop.left : crop.right])
-    return cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
-
-
 def simulate(pair: Pair, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """The images A and B of a pair as they are stored: (h, w) or (h, w, 3) RGB, rounded to 0..255."""
-    photo = load_photo(pair.crop.photo)
+    left, top, right, bottom = pair.crop
+
+    def crop(photo: Image) -> Image:
+        cut = np.ascontiguousarray(photo[top:bottom, left:right])
+        return cv2.resize(cut, pair.size[::-1], interpolation=cv2.INTER_AREA)
+
+    photo = load_photo(pair.photo)
     gray = photo @ np.array([0.299, 0.587, 0.114])  # luma, ITU-R BT.601
     mattes = {}
-    for name, outline in REGIONS[pair.crop.photo].items():
+    for name, outline in REGIONS[pair.photo].items():
         mask = np.zeros(gray.shape)
         cv2.fillPoly(mask, [np.array([point.split(",") for point in outline.split()], np.int32)], 1.0)
-        mattes[name] = take_crop(matte(mask, gray), pair.crop)
-    images = pair.scene.shoot(take_crop(photo, pair.crop), mattes, np.random.default_rng(seed))
+        mattes[name] = crop(matte(mask, gray))
+    images = pair.scene.shoot(crop(photo), mattes, np.random.default_rng(seed))
     first, second = (np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8) for image in images)
     return first, second
 
 
 def write_png(path: Path, image: NDArray[np.uint8]) -> None:
-    """Write an image (h, w) or (h, w, 3) RGB, as small as OpenCV can."""
+    """Write an image (h, w) or (h, w, 3) RGB, in the smallest form that OpenCV can make."""
     stored = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     smallest = [cv2.IMWRITE_PNG_COMPRESSION, 9, cv2.IMWRITE_PNG_STRATEGY, cv2.IMWRITE_PNG_STRATEGY_FILTERED]
     with atomic_path(path) as temporary:
@@ -446,57 +368,49 @@ def write_png(path: Path, image: NDArray[np.uint8]) -> None:
 
 def write_images(root: Path) -> None:
     """Write the images and lists of all tasks under `root`/Image."""
-    for name, pairs in SAMPLE.items():
-        folder = root / "Image" / name / DATASET
-        for pair in tqdm(pairs, desc=f"{name} images", unit="pair"):
-            images = simulate(pair, seed=zlib.crc32(f"{name}/{pair.name}".encode()))
-            for side, image in zip(TASKS[name].folders, images, strict=True):
-                write_png(folder / side / f"{pair.name}.png", image)
-        for mode in ("train", "test"):
-            with atomic_path(folder / f"{mode}.txt") as temporary:
-                temporary.write_text("".join(f"{pair.name}.png\n" for pair in pairs if pair.mode == mode))
+    for pair in tqdm(SAMPLE, desc="images", unit="pair"):
+        images = simulate(pair, seed=zlib.crc32(f"{pair.task}/{pair.name}".encode()))
+        for side, image in zip(TASKS[pair.task].folders, images, strict=True):
+            write_png(root / f"Image/{pair.task}/{DATASET}/{side}/{pair.name}.png", image)
+    for task, mode in {(pair.task, pair.mode) for pair in SAMPLE}:
+        names = [pair.name for pair in SAMPLE if (pair.task, pair.mode) == (task, mode)]
+        with atomic_path(root / f"Image/{task}/{DATASET}/{mode}.txt") as temporary:
+            temporary.write_text("".join(f"{name}.png\n" for name in names))
 
 
-def read_paragraphs(root: Path) -> dict[tuple[str, str], str]:
-    """The paragraph of each (task, pair name), from `root`/Text.
+def read_paragraphs(root: Path) -> list[str]:
+    """The paragraphs of all pairs, from `root`/Text.
 
     Raises:
         UserError: one is missing, empty or not UTF-8.
     """
-    paragraphs = {}
-    for name, pairs in SAMPLE.items():
-        for pair in pairs:
-            paragraphs[name, pair.name] = read_paragraph(root / "Text" / name / DATASET / f"{pair.name}.txt")
-    return paragraphs
+    return [read_paragraph(root / f"Text/{pair.task}/{DATASET}/{pair.name}.txt") for pair in SAMPLE]
 
 
 def write_features(
-    root: Path, paragraphs: dict[tuple[str, str], str], encode: Callable[[list[str]], Iterable[NDArray[np.float32]]]
+    root: Path, paragraphs: list[str], encode: Callable[[list[str]], Iterable[NDArray[np.float32]]]
 ) -> None:
-    """Write the feature of the paragraph of each (task, pair name) under `root`/TextFeature."""
-    features = tqdm(encode(list(paragraphs.values())), total=len(paragraphs), desc="text features", unit="pair")
-    for (task, name), feature in zip(paragraphs, features, strict=True):
-        with atomic_path(root / "TextFeature" / task / DATASET / f"{name}.npy") as temporary:
+    """Write the text features of all pairs' paragraphs under `root`/TextFeature."""
+    for pair, feature in zip(tqdm(SAMPLE, desc="text features", unit="pair"), encode(paragraphs), strict=True):
+        with atomic_path(root / f"TextFeature/{pair.task}/{DATASET}/{pair.name}.npy") as temporary:
             np.save(temporary, to_stored(feature))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the simulated data set Sample for the tasks IVF, MEF and MFF.")
-    project = Path(__file__).resolve().parents[1]
-    parser.add_argument(
-        "--root", type=Path, default=project / "VLFDataset", help="the data set's folder (default: %(default)s)"
-    )
+    root = Path(__file__).resolve().parents[1] / "VLFDataset"
+    parser.add_argument("--root", type=Path, default=root, help="the data set's folder (default: %(default)s)")
     parser.add_argument(
         "--encoder",
         metavar="ENCODER",
-        help="a pretrained text encoder of width 768, as data_process.py --text_encoder takes one; with it the text "
-        "features are made anew from the paragraphs in ROOT/Text, without it they stay as they are",
+        help="a pretrained text encoder of width 768, as for data_process.py --text_encoder; with it the text features "
+        "are made again from the paragraphs in ROOT/Text, without it they stay unchanged",
     )
     args = parser.parse_args(argv)
     if args.encoder is None:
         write_images(args.root)
         return
-    # Errors in the texts or the encoder show before the first file is written.
+    # Errors in the texts or the encoder are raised before the first file is written.
     paragraphs = read_paragraphs(args.root)
     encoder = TextEncoder(args.encoder)
     write_images(args.root)

@@ -16,7 +16,7 @@ from utils.data.tasks import TASKS
 from utils.runtime.cli import run_command
 
 ROOT = Path(__file__).resolve().parents[2] / "VLFDataset"
-PAIRS = [pytest.param(name, pair, id=f"{name}-{pair.name}") for name, pairs in SAMPLE.items() for pair in pairs]
+PAIRS = [pytest.param(pair.task, pair, id=f"{pair.task}-{pair.name}") for pair in SAMPLE]
 
 
 def rng() -> np.random.Generator:
@@ -64,7 +64,7 @@ def test_matte_moves_a_rough_outline_to_the_edge():
 def test_matte_keeps_the_mask_away_from_its_outline():
     rough = np.zeros((40, 60))
     rough[:, 30:] = 1.0
-    flat = make_sample.matte(rough, np.full((40, 60), 0.5))  # nothing to hold on to
+    flat = make_sample.matte(rough, np.full((40, 60), 0.5))  # no edges to follow
     np.testing.assert_array_equal(flat[:, :26], 0.0)  # radius 8: a band of 4 on either side
     np.testing.assert_array_equal(flat[:, 34:], 1.0)
 
@@ -75,7 +75,7 @@ def test_focus_keeps_one_layer_and_blurs_the_other():
     mattes["thing"][:, :48] = 1.0
     scene = Focus(near=("thing",), plane=(0.0, 1.0), plane_depth=0.0, radius=4.0)
     near, far = scene.shoot(image, mattes, rng())
-    left, right = np.s_[:, :36], np.s_[:, 60:]  # well clear of the border between the layers
+    left, right = np.s_[:, :36], np.s_[:, 60:]  # far from the border between the layers
     np.testing.assert_allclose(near[left], image[left], atol=1e-6)
     np.testing.assert_allclose(far[right], image[right], atol=1e-6)
     # A disc of radius 4 covers some twelve squares: what is left of a contrast of 0.3 is small.
@@ -131,11 +131,10 @@ def test_infrared_levels_noise_and_lamps():
 
 
 def write_paragraphs(root: Path) -> None:
-    for name, pairs in SAMPLE.items():
-        for pair in pairs:
-            path = root / "Text" / name / DATASET / f"{pair.name}.txt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(f"{name} {pair.name}\n")
+    for pair in SAMPLE:
+        path = root / "Text" / pair.task / DATASET / f"{pair.name}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{pair.task} {pair.name}\n")
 
 
 def test_features_are_those_of_the_paragraphs(tmp_path):
@@ -239,7 +238,7 @@ def test_sample_is_small():
 def test_shipped_images_are_what_the_script_makes(tmp_path):
     make_sample.write_images(tmp_path)
     made = sorted(path for path in (tmp_path / "Image").rglob("*") if path.is_file())
-    assert len(made) == 2 * len(PAIRS) + 2 * len(SAMPLE)
+    assert len(made) == 2 * len(PAIRS) + 2 * len({pair.task for pair in SAMPLE})
     for path in made:
         shipped = ROOT / path.relative_to(tmp_path)
         if path.suffix == ".txt":
@@ -251,7 +250,7 @@ def test_shipped_images_are_what_the_script_makes(tmp_path):
 
 
 def test_second_run_writes_the_same_bytes():
-    pair = SAMPLE["IVF"][3]
+    pair = SAMPLE[3]
     for one, other in zip(make_sample.simulate(pair, seed=7), make_sample.simulate(pair, seed=7), strict=True):
         np.testing.assert_array_equal(one, other)
     assert (make_sample.simulate(pair, seed=8)[0] != make_sample.simulate(pair, seed=7)[0]).any()
