@@ -36,7 +36,7 @@ def test_every_module_has_a_room(paths):
 
 
 def test_imports_name_what_exists():
-    """And by its full name, so that the other tests see every import."""
+    """By its full name, so that the other tests see every import."""
     relative = [f"{at(*where)} imports {name}" for *where, name in imports() if name.startswith(".")]
     assert not relative
     known, tops = modules(), ("net", "tools", "utils")
@@ -57,7 +57,7 @@ def test_imports_go_down(inner):
 
 
 def test_nothing_imports_a_script_or_a_tool(inner):
-    """But tools and tests."""
+    """Except tools and tests."""
     found = [
         f"{at(module, line)} imports {name}"
         for module, line, name in inner
@@ -67,7 +67,7 @@ def test_nothing_imports_a_script_or_a_tool(inner):
 
 
 def test_no_circles(inner):
-    """Imports within functions count too."""
+    """Imports in functions count too."""
     graph = {module: {name for source, _, name in inner if source == module} for module, _, _ in inner}
     try:
         TopologicalSorter(graph).prepare()

@@ -2,24 +2,24 @@
 
     make docs        (or: python -m tools.architecture)
 
-tests/test_architecture.py fails when a figure is out of date, and checks the imports that this module reads.
+tests/test_architecture.py fails if a figure is out of date. It also checks the imports that this module reads.
 """
 
 from __future__ import annotations
 
 import ast
 import inspect
-import math
 import re
 import textwrap
 from collections.abc import Iterator
 from html import escape
+from itertools import chain
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# A module may import its own room and the rooms before it. The colour is that of the room in the figure.
+# A module may import from its own room and the rooms before it. The colours are those of the figure.
 ROOMS = {
     "utils.runtime": "#818b98",
     "net": "#a475f9",
@@ -39,7 +39,7 @@ STYLE = (
 
 
 class Row(NamedTuple):
-    """A row of a panel: a name, a text next to it, a number at the right, notes below, the fill of its box."""
+    """A row of a panel: a name, a text next to it, a number at the right, notes below, and the fill of its box."""
 
     name: str
     text: str = ""
@@ -56,7 +56,7 @@ def modules() -> dict[str, Path]:
 
 
 def imports() -> list[tuple[str, int, str]]:
-    """(module, line, imported module) of every import in these modules, also of those within functions."""
+    """(module, line, imported module) of every import in these modules, those in functions included."""
     known, found = modules(), []
     for module, path in known.items():
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -76,7 +76,7 @@ def room_of(module: str) -> str:
 
 
 def _summary(doc: str, characters: float, lines: int = 1) -> tuple[str, ...]:
-    """The first sentence of a docstring in at most so many lines; what is too long ends before its colon."""
+    """The first sentence of a docstring in at most `lines` lines; a longer one is cut at its colon."""
     text = re.split(r"[.;](?:\s|$)", " ".join(doc.replace("`", "").replace("->", "→").split()))[0]
     text = re.sub(r"\([^)]*\)", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
     text = text if len(textwrap.wrap(text, int(characters))) <= lines else text.split(": ")[0]
@@ -91,8 +91,8 @@ def _box(x: float, y: float, width: float, height: float, fill: str, stroke: str
     return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{fill}" stroke="{stroke}"/>'
 
 
-def _panel(x: int, y: int, width: int, rows: list[Row], stroke: str = GREY, lower: int = 0) -> tuple[list[str], int]:
-    """A panel down to `lower`, or as far as its rows need; also where it ends. The first row is its title."""
+def _panel(x: int, y: int, width: int, rows: list[Row], stroke: str = GREY) -> tuple[list[str], int]:
+    """A panel, and the y of its lower edge. The first row is its title."""
     line, indent, parts = y + 24, 190 if width > 600 else 140, []
     for i, (name, text, number, notes, fill) in enumerate(rows):
         if i and fill:
@@ -102,16 +102,7 @@ def _panel(x: int, y: int, width: int, rows: list[Row], stroke: str = GREY, lowe
         parts += [_text(x + width - 14, line, number, "number")]
         parts += [_text(x + 14, line + 16 + 15 * j, note, "note") for j, note in enumerate(notes)]
         line += 17 + 15 * len(notes) + (9 if fill else 4 if notes else 0)
-    lower = lower or line - 6
-    return [_box(x, y, width, lower - y, rows[0].fill, stroke), *parts], lower
-
-
-def _arrow(colour: str, points: list[tuple[int, int]]) -> str:
-    """A line through points, with a head at its end, where it is horizontal."""
-    (x, y), ahead = points[-1], 7 if points[-1][0] > points[-2][0] else -7
-    line = " ".join(f"{px},{py}" for px, py in [*points[:-1], (x - ahead, y)])
-    head = f'<path d="M{x},{y}l{-ahead},-4v8z" fill="{colour}"/>'
-    return f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>{head}'
+    return [_box(x, y, width, line - 6 - y, rows[0].fill, stroke), *parts], line - 6
 
 
 def _svg(left: int, width: int, height: int, parts: list[str]) -> str:
@@ -121,35 +112,28 @@ def _svg(left: int, width: int, height: int, parts: list[str]) -> str:
 
 def architecture() -> str:
     """The rooms, a line for each module, and an arrow from each room to each room that it imports."""
-    paths, parts, corners, y = modules(), [], {}, 0
+    paths, parts, edges, y = modules(), [], {}, 0
     docs = {name: ast.get_docstring(ast.parse(path.read_text("utf-8"))) or "" for name, path in paths.items()}
     docs = {name: re.sub(r"\s\([^)]*\)", "", doc) for name, doc in docs.items()} | {"scripts": "The commands."}
-    for room in [*[*ROOMS][:1:-1], "utils.runtime", "net"]:  # from top to bottom, then net at the right
-        x, width, lower = 0, 570 if room in [*ROOMS][2:6] else 920, 0
-        if room == "net":
-            x, y, width, lower = 640, corners["utils.evaluation"][1], 280, corners["utils.data"][3]
-        rows = [Row(room.replace(".", "/"), notes=_summary(docs[room], width / 6.4), fill="#fff")]
+    for room in reversed(ROOMS):
+        rows = [Row(room.replace(".", "/"), notes=_summary(docs[room], 140), fill="#fff")]
         for module in (module for module in docs if room_of(module) == room != module):
-            name = paths[module].relative_to(paths[room].parent if room in paths else ROOT).as_posix()
-            words = _summary(docs[module], *((width / 6.4, 2) if room == "net" else ((width - 180) / 6.4, 1)))
-            rows.append(Row(name, notes=words) if room == "net" else Row(name, *words))
-        panel, lower = _panel(x, y, width, rows, ROOMS[room], lower)
-        corners[room] = x, y, x + width, lower
+            folder = paths[room].parent if room in paths else ROOT
+            rows.append(Row(paths[module].relative_to(folder).as_posix(), *_summary(docs[module], 115)))
+        panel, lower = _panel(0, y, 920, rows, ROOMS[room])
         parts += panel
-        y = lower + 24
+        edges[room], y = (y, lower), lower + 24
     for source, target in sorted({(room_of(module), room_of(name)) for module, _, name in imports() if name in paths}):
-        (x0, _, x1, y1), (left, upper, right, _), place = corners[source], corners[target], [*ROOMS].index(source)
-        start, lane, end = (x1, 924 + 6 * place, right) if "net" in (source, target) else (x0, -12 * place, left)
-        entry = upper + 12 + 8 * (len(ROOMS) - place)
-        points = [(start, y1 - 12), (lane, y1 - 12), (lane, entry), (end, entry)]
         if source != target:
-            across = target == "net" and source.startswith("utils")
-            parts.append(_arrow(ROOMS[source], [(x1, y1 - 30), (left, y1 - 30)] if across else points))
-    return _svg(-90, 1066, corners["utils.runtime"][3] + 2, parts)
+            place, colour = [*ROOMS].index(source), ROOMS[source]
+            start, end = edges[source][1] - 12, edges[target][0] + 12 + 8 * (len(ROOMS) - place)
+            line = f'd="M0,{start}H{-12 * place}V{end}H-7" fill="none" stroke="{colour}" stroke-width="2"'
+            parts.append(f'<path {line}/><path d="M0,{end}l-7,-4v8z" fill="{colour}"/>')
+    return _svg(-90, 1012, y - 22, parts)
 
 
 def _parts(module: Any) -> dict[str, Any]:
-    """The modules and parameters of a Jittor module by attribute; what has two names by the first."""
+    """The modules and parameters of a Jittor module by attribute; one with two names has the first."""
     parameters, found, seen = dict(module.named_parameters()), {}, set()
     for key, value in vars(module).items():
         items = {f"{key}[{i}]": item for i, item in enumerate(value)} if isinstance(value, tuple) else {key: value}
@@ -173,12 +157,12 @@ def _in_order(module: Any) -> dict[str, Any]:
     parts, rows = _parts(module), {}
     if execute := vars(type(module)).get("execute"):
         rows[", ".join([*inspect.signature(execute).parameters][1:]) + " ↓"] = None
-        for statement in ast.parse(textwrap.dedent(inspect.getsource(execute))).body[0].body:
-            for owner, name in _used(statement):
-                if owner == "self":
-                    rows |= {key: part for key, part in parts.items() if key.split("[")[0] == name}
-                elif isinstance(execute.__globals__.get(owner), ModuleType):
-                    rows[f"{name}()"] = None
+        body = ast.parse(textwrap.dedent(inspect.getsource(execute))).body[0].body
+        for owner, name in chain.from_iterable(map(_used, body)):
+            if owner == "self":
+                rows |= {key: part for key, part in parts.items() if key.split("[")[0] == name}
+            elif isinstance(execute.__globals__.get(owner), ModuleType):
+                rows[f"{name}()"] = None
     return rows | parts
 
 
@@ -189,21 +173,19 @@ def network() -> str:
     cards, todo, lower, panels = {}, [("", Net())], [0, 0, 0], []
     while todo:
         path, module = todo.pop(0)
-        inner = [(f"{path}.{name.lstrip('_')}".lstrip("."), part) for name, part in _parts(module).items()]
-        inner = [(name, part) for name, part in inner if hasattr(part, "modules")]
-        if len(inner) > 1 and type(module).__name__ not in cards:
+        parts = {name: part for name, part in _parts(module).items() if hasattr(part, "modules")}
+        if len(parts) > 1 and type(module).__name__ not in cards:
             cards[type(module).__name__] = path, module
-            todo = inner + todo
+            todo = [(f"{path}.{name.lstrip('_')}".lstrip("."), part) for name, part in parts.items()] + todo
     fills = dict(zip(cards, CARDS, strict=True))
 
     def row(name: str, part: Any) -> Row:
         if part is None:
             return Row(name, fill="none")
-        kind = type(part).__name__ if hasattr(part, "modules") else "parameter"
-        shapes = [p.shape for p in part.parameters()] if hasattr(part, "modules") else [part.shape]
-        sizes = ("\N{MULTIPLICATION SIGN}".join(map(str, shape)) for shape in shapes)
-        notes = () if kind in fills else (" + ".join(sizes),)
-        return Row(name.lstrip("_"), kind, f"{sum(map(math.prod, shapes)):,}", notes, fills.get(kind, "#fff"))
+        kind, tensors = (type(part).__name__, part.parameters()) if hasattr(part, "modules") else ("parameter", [part])
+        shapes = " + ".join("\N{MULTIPLICATION SIGN}".join(map(str, tensor.shape)) for tensor in tensors)
+        count = f"{sum(tensor.numel() for tensor in tensors):,}"
+        return Row(name.lstrip("_"), kind, count, () if kind in fills else (shapes,), fills.get(kind, "#fff"))
 
     for kind, (path, module) in cards.items():
         column = min(path.count("."), 2)

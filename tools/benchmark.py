@@ -118,10 +118,10 @@ def jittor_trainer() -> Callable[..., None]:
 def torch_inference(inputs: Arrays, threads: int, compiled: bool = False) -> Run:
     import torch
 
-    from tools.torch_film import build_twin
+    from tools.torch_film import TwinNet
 
     torch.set_num_threads(threads)
-    net = build_twin().eval()
+    net = TwinNet().eval()
     forward = torch.compile(net) if compiled else net
     return torch.inference_mode()(partial(forward, *map(torch.from_numpy, inputs)))
 
@@ -129,10 +129,10 @@ def torch_inference(inputs: Arrays, threads: int, compiled: bool = False) -> Run
 def torch_training(inputs: Arrays, threads: int, compiled: bool = False) -> Run:
     import torch
 
-    from tools.torch_film import build_twin, fusion_loss
+    from tools.torch_film import TwinNet, fusion_loss
 
     torch.set_num_threads(threads)
-    net = build_twin()
+    net = TwinNet()
     forward = torch.compile(net) if compiled else net
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-5)
     a, b, text = map(torch.from_numpy, inputs)
@@ -149,11 +149,11 @@ def _exported(inputs: Arrays) -> str:
     """The twin as an ONNX file for one image size."""
     import torch
 
-    from tools.torch_film import build_twin
+    from tools.torch_film import TwinNet
 
     path = Path(tempfile.mkdtemp(prefix="film_onnx_")) / "film.onnx"
     tensors = tuple(map(torch.from_numpy, inputs))
-    torch.onnx.export(build_twin().eval(), tensors, str(path), dynamo=True, external_data=False, verbose=False)
+    torch.onnx.export(TwinNet().eval(), tensors, str(path), dynamo=True, external_data=False, verbose=False)
     return str(path)
 
 

@@ -2,8 +2,8 @@
 
     make demo        (or: python -m tools.demo)
 
-It shows that the chain works on this machine. A few steps on four pairs make no fusion network: for images worth
-looking at, train on a real data set as the README says.
+It shows that everything works on this machine. A few steps on four pairs do not make a useful network: for good fused
+images, train on a real data set as the README says.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
 DATASET = "Sample"
-# From random weights and with 2 steps an epoch, the official learning rate of 1e-5 would show nothing.
+# With 2 steps per epoch from random weights, the official learning rate of 1e-5 would change almost nothing.
 TRAINING = ("--numepochs", "8", "--lr", "1e-3", "--step_size", "4")
 
 
 def run_script(*command: str) -> None:
-    """Run a script of this project as a person would, showing what it prints.
+    """Run a script of this project as a user would, and show what it prints.
 
     Raises:
-        UserError: it failed; its own message stands above.
+        UserError: it failed; its message is above.
     """
     print(f"\n$ python {' '.join(command)}", flush=True)
     if subprocess.run([sys.executable, *command], cwd=ROOT).returncode:
@@ -35,7 +35,7 @@ def run_script(*command: str) -> None:
 
 
 def demo(out: Path, device: str) -> None:
-    """Run the whole chain on the sample, on this device; everything it makes lies under `out`."""
+    """Run all scripts on the sample, on this device; all their files are under `out`."""
     h5, runs, fused = out / "h5", out / "exp", out / "test_output"
     for mode in ("train", "test"):
         run_script("data_process.py", "--task", "IVF", "--dataset", DATASET, "--mode", mode, "--out", str(h5))
@@ -56,8 +56,10 @@ def demo(out: Path, device: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "demo_output", help="folder for everything the demo makes")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="of training and testing")
+    parser.add_argument("--out", type=Path, default=ROOT / "demo_output", help="folder for all files of the demo")
+    parser.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="device of training and testing"
+    )
     args = parser.parse_args(argv)
     demo(args.out.resolve(), args.device)
 

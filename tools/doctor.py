@@ -1,4 +1,4 @@
-"""Check this machine: is everything that FILM needs installed, and is it as fast as it could be?
+"""Check whether this machine has what FILM needs, and whether it is as fast as it could be.
 
     python -m tools.doctor            one page
     python -m tools.doctor --json     the same as JSON

@@ -1,8 +1,8 @@
-"""The twelve metrics written as their formulas are: full 2-D windows through `scipy.signal.convolve2d`.
+"""The twelve metrics as plain formulas, with full 2-D windows: the oracle of `utils.evaluation.metrics`.
 
-`tools.benchmark metrics` measures the speed of `utils.evaluation.metrics` against this, and its tests compare values.
-The two share no code; nothing here is optimised. Images are float64 arrays (H, W) with whole numbers in 0..255;
-nothing is checked. Formulas: film.md, section 5, and the papers that `utils.evaluation.metrics` names.
+The two share no code. Tests compare their values, `tools.benchmark metrics` their speed. Nothing here is optimised or
+checked. Images are float64 arrays (H, W) of integers in 0..255. Formulas: film.md, section 5, and the papers that
+`utils.evaluation.metrics` names.
 """
 
 from __future__ import annotations
@@ -21,9 +21,7 @@ def evaluate_pair(fused: Image, image_a: Image, image_b: Image) -> dict[str, flo
     values = {
         "EN": entropy_bits(np.histogram(fused, bins=np.arange(257))[0]),
         "SD": np.sqrt(np.mean((fused - fused.mean()) ** 2)),
-        "SF": np.sqrt(
-            np.mean((fused[:, 1:] - fused[:, :-1]) ** 2) + np.mean((fused[1:, :] - fused[:-1, :]) ** 2),
-        ),
+        "SF": np.sqrt(np.mean((fused[:, 1:] - fused[:, :-1]) ** 2) + np.mean((fused[1:, :] - fused[:-1, :]) ** 2)),
         "AG": average_gradient(fused),
         "MI": sum(mutual_information_nats(fused, source) for source in sources),
         "MSE": error,
@@ -44,15 +42,12 @@ def entropy_bits(counts: NDArray[np.int64]) -> float:
 
 
 def average_gradient(image: Image) -> float:
-    """AG: differences to the next pixels on both sides, halved where there are two."""
-    gx = np.empty_like(image)
-    gx[:, 1:-1] = (image[:, 2:] - image[:, :-2]) / 2
-    gx[:, 0] = image[:, 1] - image[:, 0]
-    gx[:, -1] = image[:, -1] - image[:, -2]
-    gy = np.empty_like(image)
-    gy[1:-1] = (image[2:] - image[:-2]) / 2
-    gy[0] = image[1] - image[0]
-    gy[-1] = image[-1] - image[-2]
+    """AG: from central differences, one-sided at the border."""
+
+    def derivative(x: Image) -> Image:
+        return np.concatenate([x[1:2] - x[:1], (x[2:] - x[:-2]) / 2, x[-1:] - x[-2:-1]])
+
+    gx, gy = derivative(image.T).T, derivative(image)
     return np.mean(np.sqrt((gx**2 + gy**2) / 2))
 
 
@@ -66,6 +61,13 @@ def mutual_information_nats(x: Image, y: Image) -> float:
 def pearson(x: Image, y: Image) -> float:
     """Pearson's correlation of two images."""
     return np.corrcoef(x.ravel(), y.ravel())[0, 1]
+
+
+def moments(x: Image, y: Image, window: Image) -> tuple[Image, Image, Image, Image, Image]:
+    """Means of x and y, their variances and their covariance in each window that fits into the images."""
+    means = [convolve2d(image, window, mode="valid") for image in (x, y, x * x, y * y, x * y)]
+    mean_x, mean_y, square_x, square_y, product = means
+    return mean_x, mean_y, square_x - mean_x**2, square_y - mean_y**2, product - mean_x * mean_y
 
 
 def viff(fused: Image, image_a: Image, image_b: Image) -> float:
@@ -84,11 +86,7 @@ def vifp(reference: Image, image: Image) -> float:
         if scale > 0:
             reference = convolve2d(reference, window, mode="valid")[::2, ::2]
             image = convolve2d(image, window, mode="valid")[::2, ::2]
-        mean_r = convolve2d(reference, window, mode="valid")
-        mean_i = convolve2d(image, window, mode="valid")
-        var_r = convolve2d(reference * reference, window, mode="valid") - mean_r * mean_r
-        var_i = convolve2d(image * image, window, mode="valid") - mean_i * mean_i
-        cov = convolve2d(reference * image, window, mode="valid") - mean_r * mean_i
+        var_r, var_i, cov = moments(reference, image, window)[2:]
         var_r[var_r < 0] = 0
         var_i[var_i < 0] = 0
 
@@ -115,9 +113,7 @@ def sobel(image: Image) -> tuple[Image, Image]:
     """Strength and angle of the Sobel gradient."""
     gx = convolve2d(image, [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], mode="same")
     gy = convolve2d(image, [[1, 2, 1], [0, 0, 0], [-1, -2, -1]], mode="same")
-    angle = np.full(image.shape, np.pi / 2)
-    slanted = gx != 0
-    angle[slanted] = np.arctan(gy[slanted] / gx[slanted])
+    angle = np.arctan(np.divide(gy, gx, out=np.full(gx.shape, np.inf), where=gx != 0))
     return np.sqrt(gx**2 + gy**2), angle
 
 
@@ -127,11 +123,8 @@ def qabf(fused: Image, image_a: Image, image_b: Image) -> float:
     numerator = denominator = 0.0
     for source in (image_a, image_b):
         strength, angle = sobel(source)
-        ratio = np.empty_like(strength)
-        weaker, stronger, same = strength_f < strength, strength_f > strength, strength_f == strength
-        ratio[weaker] = strength_f[weaker] / strength[weaker]
-        ratio[stronger] = strength[stronger] / strength_f[stronger]
-        ratio[same] = strength_f[same]
+        weaker, stronger = np.minimum(strength, strength_f), np.maximum(strength, strength_f)
+        ratio = np.divide(weaker, stronger, out=strength_f.copy(), where=weaker < stronger)
         alignment = 1 - np.abs(angle - angle_f) / (np.pi / 2)
         quality_strength = 0.9994 / (1 + np.exp(-15 * (ratio - 0.5)))
         quality_angle = 0.9879 / (1 + np.exp(-22 * (alignment - 0.8)))
@@ -142,11 +135,7 @@ def qabf(fused: Image, image_a: Image, image_b: Image) -> float:
 
 def ssim(fused: Image, source: Image) -> float:
     """Mean SSIM over 7x7 windows, variances and covariance with the divisor 48."""
-    window = np.full((7, 7), 1 / 49)
-    mean_f = convolve2d(fused, window, mode="valid")
-    mean_s = convolve2d(source, window, mode="valid")
-    var_f = (convolve2d(fused**2, window, mode="valid") - mean_f**2) * 49 / 48
-    var_s = (convolve2d(source**2, window, mode="valid") - mean_s**2) * 49 / 48
-    cov = (convolve2d(fused * source, window, mode="valid") - mean_f * mean_s) * 49 / 48
+    mean_f, mean_s, *rest = moments(fused, source, np.full((7, 7), 1 / 49))
+    var_f, var_s, cov = (moment * 49 / 48 for moment in rest)
     c1, c2 = 2.55**2, 7.65**2
     return np.mean((2 * mean_f * mean_s + c1) * (2 * cov + c2) / ((mean_f**2 + mean_s**2 + c1) * (var_f + var_s + c2)))

@@ -1,9 +1,9 @@
-"""Train and test for long, and see whether memory, open files or speed change.
+"""Train and test for a long time, and check that memory, open files and speed stay the same.
 
     python -m tools.soak            # 200 epochs on two tiny pairs, 5,000 images through test.py
     python -m tools.soak --short    # the same in a minute
 
-The scripts run as a person runs them; what the system tells about their processes is sampled from outside.
+The scripts run as a user runs them. Their processes are sampled from outside, from /proc.
 """
 
 from __future__ import annotations
@@ -32,20 +32,17 @@ from utils.training.loss_log import parse_lines
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (48, 64)
-# Epochs, images, and the share by which memory may grow. In a short run, that leaves room for the loss curves of nine
-# epochs (4 %): matplotlib's figures hold cycles, which Python's collector frees together.
+# Epochs, images, and the share by which memory may grow. In a short run, that includes the loss curves of nine epochs
+# (4 %): matplotlib's figures hold reference cycles, which Python's collector frees together.
 LONG = (200, 5000, 0.02)
 SHORT = (20, 60, 0.05)
-# By default glibc takes ever larger blocks from its heap. Holes then make it grow over the first tens of steps, in
-# eight trainings by 30 to 63 %; nothing leaks. With a fixed threshold such blocks go back to the system when they are
-# freed, and what is seen is what the process holds: the same in ten short runs to 3 %.
+# By default glibc raises the size up to which blocks come from its heap. Fragmentation then makes the heap grow in the
+# first tens of steps (in eight trainings by 30 to 63 %), without a leak. With a fixed threshold, freed large blocks
+# return to the system, and the figures show what the process holds: ten short runs agreed to 3 %.
 FIXED_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
-# Samples of this share of a phase, from its start on, are warm-up: kernels are loaded, buffers reach their size.
-WARM_UP = 0.25
-# The shares of the rest, at its start and at its end, that are compared.
-COMPARED = 0.3
-# Processor time a unit, not wall time: other processes on the machine should not count. Caches they still share.
-SLOWING = 0.25
+WARM_UP = 0.25  # the first samples of a phase, of this share, do not count: kernels are loaded, buffers grow
+COMPARED = 0.3  # shares of the other samples, at their start and end, that are compared
+SLOWING = 0.25  # allowed growth of processor time per unit; wall time would depend on other processes
 INTERVAL = 0.2  # seconds between two samples
 
 
@@ -60,11 +57,11 @@ class Sampled:
 
 
 def sample(process: int, done: int) -> Sampled | None:
-    """What /proc tells of a process that has done so many units; None once it has ended."""
+    """A process that has done so many units, as /proc shows it; None once it has ended."""
     folder = Path("/proc") / str(process)
     try:
         pages = int((folder / "statm").read_text().split()[1])
-        # The name in brackets may hold spaces; the times are the 12th and 13th field behind it.
+        # The name in brackets may hold spaces; the times are the 12th and 13th field after it.
         fields = (folder / "stat").read_text().rsplit(") ", 1)[1].split()
         files = len(list((folder / "fd").iterdir()))
     except (OSError, IndexError):
@@ -74,18 +71,17 @@ def sample(process: int, done: int) -> Sampled | None:
     return Sampled(memory, files, ticks / os.sysconf("SC_CLK_TCK"), done) if pages else None
 
 
-def watch(command: Sequence[str], done: Callable[[], int], total: int, label: str) -> list[Sampled]:
-    """Run a script, and sample its process until it ends; `done` tells how many of `total` units it has done.
+def watch(command: Sequence[str | Path], done: Callable[[], int], total: int, label: str) -> list[Sampled]:
+    """Run a script, and sample its process until it ends; `done` returns how many of `total` units it has done.
 
     Raises:
         UserError: the script failed.
     """
     samples: list[Sampled] = []
+    options = {"cwd": ROOT, "env": os.environ | FIXED_THRESHOLD}
     with (
         tempfile.TemporaryFile("w+") as output,
-        subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=os.environ | FIXED_THRESHOLD, stdout=output, stderr=output
-        ) as process,
+        subprocess.Popen([sys.executable, *command], stdout=output, stderr=output, **options) as process,
         tqdm(total=total, desc=label) as bar,
     ):
         while process.poll() is None:
@@ -100,14 +96,11 @@ def watch(command: Sequence[str], done: Callable[[], int], total: int, label: st
 
 
 def changes(samples: Sequence[Sampled], label: str, allowed: float) -> list[str]:
-    """What changed in the process after its warm-up, one line each; prints the figures that it judges by.
-
-    Memory may grow by the share `allowed`.
-    """
+    """What grew in the process after its warm-up, one line each; prints the figures. Memory may grow by `allowed`."""
     steady = samples[int(len(samples) * WARM_UP) :]
     count = max(1, int(len(steady) * COMPARED))
     first, last = steady[:count], steady[-count:]
-    # The peaks: within a step memory rises and falls by a third.
+    # Peaks, since memory rises and falls by a third within a step.
     memory = [max(s.memory for s in part) for part in (first, last)]
     files = [median(s.files for s in part) for part in (first, last)]
     print(f"{label}: memory {memory[0]:.1f} -> {memory[1]:.1f} MiB, open files {files[0]:g} -> {files[1]:g}", end="")
@@ -126,14 +119,14 @@ def changes(samples: Sequence[Sampled], label: str, allowed: float) -> list[str]
 
 
 def _cost(part: Sequence[Sampled]) -> float:
-    """Processor seconds a unit, from the end of one to the end of another; 0 where too few ended."""
+    """Processor seconds per unit, from the end of one to the end of another; 0 if too few ended."""
     ends = [after for before, after in pairwise(part) if after.done > before.done]
     units = ends[-1].done - ends[0].done if ends else 0
     return (ends[-1].seconds - ends[0].seconds) / units if units else 0.0
 
 
 def write_pairs(path: Path, count: int) -> None:
-    """An H5 file of `count` names for one random pair: as long to go through as any, and small."""
+    """A small H5 file of `count` names for one random pair."""
     rng = np.random.default_rng(0)
     a, b = (rng.random((1, *SIZE), np.float32) for _ in "ab")
     write_h5(path, [Sample("0", a, b, rng.standard_normal(TEXT_SHAPE).astype(np.float32))])
@@ -144,29 +137,22 @@ def write_pairs(path: Path, count: int) -> None:
 
 
 def soak(epochs: int, images: int, allowed: float, folder: Path) -> list[str]:
-    """Train `epochs` epochs on two pairs and test on `images` pairs in `folder`; returns what changed meanwhile."""
-    write_pairs(folder / "Two_train.h5", 2)
+    """Train `epochs` epochs on two pairs and test on `images` pairs in `folder`; return what grew meanwhile."""
+    h5, out, runs = folder / "Two_train.h5", folder / "out", folder / "exp"
+    write_pairs(h5, 2)
     write_pairs(folder / "Many_test.h5", images)
-    training = watch(
-        [
-            *("train.py", "--dataset_path", str(folder / "Two_train.h5"), "--exp_root", str(folder / "exp")),
-            *("--numepochs", str(epochs), "--keep", "1", "--device", "cpu"),
-        ],
-        lambda: sum(len(parse_lines(log.read_text())) for log in folder.glob("exp/*/*/log.txt")),
-        epochs,
-        "train",
-    )
-    (checkpoint,) = folder.glob("exp/*/*/model/ckpt_*.pkl")
-    fused = folder / "out" / "Many" / "Gray"
-    testing = watch(
-        [
-            *("test.py", "--dataset", "Many", "--h5_dir", str(folder), "--out_dir", str(folder / "out")),
-            *("--ckpt_path", str(checkpoint), "--device", "cpu"),
-        ],
-        lambda: sum(1 for _ in fused.glob("[0-9]*.png")) if fused.is_dir() else 0,
-        images,
-        "test",
-    )
+
+    def steps() -> int:
+        return sum(len(parse_lines(log.read_text())) for log in runs.glob("*/*/log.txt"))
+
+    def fused() -> int:
+        return sum(1 for _ in out.glob("Many/Gray/[0-9]*.png"))
+
+    options = ["--dataset_path", h5, "--exp_root", runs, "--numepochs", str(epochs), "--keep", "1", "--device", "cpu"]
+    training = watch(["train.py", *options], steps, epochs, "train")
+    (checkpoint,) = runs.glob("*/*/model/ckpt_*.pkl")
+    options = ["--dataset", "Many", "--h5_dir", folder, "--out_dir", out, "--ckpt_path", checkpoint, "--device", "cpu"]
+    testing = watch(["test.py", *options], fused, images, "test")
     phases = {
         "train": training,
         "fuse": [s for s in testing if s.done < images],
@@ -183,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = soak(*(SHORT if args.short else LONG), Path(folder))
     if found:
         sys.exit("\n".join(found))
-    print("memory, open files and speed stayed")
+    print("memory, open files and speed stayed the same")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """FILM's network and losses in PyTorch, written from the specification alone: the oracle of the Jittor code.
 
-Nothing here is shared with `net/` or `utils/training/losses.py` but the two shapes of `net/shapes.py`: the two sides
-cannot be wrong together. Parameter names are the official ones. Only the official configuration is built;
-`hidden_dim` and `image2text_dim` can be chosen, because the official training script has flags for them.
+It shares only the two shapes of `net/shapes.py` with `net/` and `utils/training/losses.py`, so an error in one does not
+repeat in the other. Parameter names are the official ones. Only `hidden_dim` and `image2text_dim` can be chosen: the
+official training script has options for them.
 """
 
 from __future__ import annotations
@@ -91,14 +91,14 @@ class TransformerBlock(nn.Module):
 
 
 class TextGuidedStage(nn.Module):
-    """One of the three stages in which the text weighs the features of both images.
+    """One of the three stages in which the text weights the features of both images.
 
-    The checkpoints name the parameters of image A with an A and those of image B with a B, but for the attentions.
+    In checkpoints, parameter names of image A contain an A and those of image B a B, except for the attentions.
     """
 
     def __init__(self, in_channels: int, hidden_dim: int, image2text_dim: int) -> None:
         super().__init__()
-        # The order of construction is that of the checkpoints, so that a seed gives the same network as there.
+        # In the official order, so that a seed makes the official initial values.
         for image in "AB":
             self.add_module(f"conv{image}1", nn.Conv2d(in_channels, CHANNELS, 3, padding=1, bias=False))
             self.add_module(f"prelu{image}1", nn.PReLU())
@@ -124,7 +124,7 @@ class TextGuidedStage(nn.Module):
 
         features = part("restormerX1")(part("preluX1")(part("convX1")(x)))
         resized = F.interpolate(part("imagef2textfX1.conv")(features), size=STAGE_SIZE, mode="nearest")
-        # In the order of the memory: a token is a run of pixels of one channel.
+        # In memory order: a token is a run of pixels of one channel.
         tokens = resized.reshape(len(x), -1, text.shape[-1])
         attended, _ = part(f"{ATTENTIONS[image]}.multihead_attn")(text, tokens, tokens)  # (b, L, hidden)
         weight = F.normalize(attended.mean(dim=1, keepdim=True), p=1, dim=-1)
@@ -134,9 +134,14 @@ class TextGuidedStage(nn.Module):
 
 
 class TwinNet(nn.Module):
-    """FILM's network; see `build_twin`."""
+    """The official network with PyTorch's initial values (`torch.manual_seed` decides them).
 
-    def __init__(self, hidden_dim: int, image2text_dim: int) -> None:
+    Args:
+        hidden_dim: width of the text inside (a multiple of 8 that divides the tokens' pixels).
+        image2text_dim: channels of the image features that the text attends to.
+    """
+
+    def __init__(self, hidden_dim: int = 256, image2text_dim: int = 32) -> None:
         super().__init__()
         self.text_process = nn.ModuleDict({"conv": nn.Conv1d(TEXT_SHAPE[1], hidden_dim, 1)})
         self.restormerca1 = TextGuidedStage(1, hidden_dim, image2text_dim)
@@ -149,6 +154,7 @@ class TwinNet(nn.Module):
         self.conv2 = nn.Conv2d(CHANNELS, 1, 1)
 
     def forward(self, a: Tensor, b: Tensor, text: Tensor) -> Tensor:
+        """Images A and B (b,1,h,w) in 0..1 and text (b,L,768) to the fused image (b,1,h,w) in 0..1."""
         text = self.text_process["conv"](text.transpose(1, 2)).transpose(1, 2)
         for stage in (self.restormerca1, self.restormerca2, self.restormerca3):
             a, b = stage(a, b, text)
@@ -156,21 +162,11 @@ class TwinNet(nn.Module):
         return torch.sigmoid(self.conv2(self.restormer3(self.restormer2(x))))
 
 
-def build_twin(hidden_dim: int = 256, image2text_dim: int = 32) -> TwinNet:
-    """The official network with PyTorch's initial values (`torch.manual_seed` decides them).
-
-    Its call takes image A (b,1,h,w), image B (b,1,h,w), both in 0..1, and text (b,L,768), and gives the fused image
-    (b,1,h,w) in 0..1. `hidden_dim` is the width of the text inside (a multiple of 8 that divides the tokens' pixels),
-    `image2text_dim` the channels of an image that meet it.
-    """
-    return TwinNet(hidden_dim, image2text_dim)
-
-
 def keep_freed_memory() -> None:
-    """Let the C library keep what a tensor leaves behind for the next one, instead of handing it back to the system.
+    """Let the C library keep the memory of freed tensors for new ones, instead of returning it to the system.
 
-    By default every large tensor is fresh memory, which the system clears page by page: a training step on the CPU then
-    takes several times as long. Costs about a quarter more memory at the peak. Without glibc nothing happens.
+    By default every large tensor is new memory, which the system clears page by page: a training step on the CPU takes
+    several times as long. The peak of the memory grows by about a quarter. Without glibc this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -186,7 +182,7 @@ def fusion_loss(a: Tensor, b: Tensor, fused: Tensor, grad_weight: float) -> tupl
 
 
 def _sobel(x: Tensor) -> Tensor:
-    """|horizontal| + |vertical| Sobel response of (b,1,h,w), zeros around the border."""
+    """|horizontal| + |vertical| Sobel response of (b,1,h,w), with zeros around the image."""
     horizontal = torch.tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], dtype=x.dtype, device=x.device)
     vertical = torch.tensor([[1, 2, 1], [0, 0, 0], [-1, -2, -1]], dtype=x.dtype, device=x.device)
     kernels = torch.stack([horizontal, vertical]).unsqueeze(1)
@@ -202,7 +198,7 @@ def lp_ssim_loss(image: Tensor, fused: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _ssim(x: Tensor, y: Tensor) -> Tensor:
-    """Mean SSIM of (b,1,h,w) in 0..1, with a Gaussian window and zeros around the border."""
+    """Mean SSIM of (b,1,h,w) in 0..1, with a Gaussian window and zeros around the image."""
     offsets = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
     line = torch.exp(-offsets.square() / (2 * SSIM_SIGMA**2))
     line = line / line.sum()

@@ -2,7 +2,7 @@
 
     python -m tools.torch_twin --dataset_path VLFDataset_h5/MSRS_train.h5 --log log/torch.txt
 
-Its log lies beside that of `train.py` in `tools/compare_loss.py`. The flags that `train.py` has too mean the same here.
+`tools/compare_loss.py` compares its log with that of `train.py`. Options that `train.py` has too mean the same here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
 
 from tqdm import tqdm
 
@@ -28,7 +27,7 @@ except ModuleNotFoundError:
     sys.exit(EXIT_USAGE)
 
 from net.shapes import STAGE_SIZE
-from tools.torch_film import HEADS, TwinNet, build_twin, fusion_loss, keep_freed_memory, lp_ssim_loss
+from tools.torch_film import HEADS, TwinNet, fusion_loss, keep_freed_memory, lp_ssim_loss
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Loader
 from utils.runtime.cli import not_negative, positive_int, run_command
@@ -42,32 +41,28 @@ def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.torch_twin", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="training H5")
-    add("--log", type=Path, required=True, help="where the log goes; a file that is there is replaced")
-    add("--save", type=Path, help="where the weights go after each epoch, as an official .pth")
-    add(
-        "--pretrain",
-        type=Path,
-        help="checkpoint to start from, official .pth or .pkl of train.py (default: PyTorch's initial values)",
-    )
-    add("--seed", type=int, default=0, help="of the initial values and of the shuffling")
+    add("--log", type=Path, required=True, help="log file; an existing one is replaced")
+    add("--save", type=Path, help="file for the weights after each epoch, an official .pth")
+    add("--pretrain", type=Path, help="start from these weights: .pth of the official code, or .pkl of train.py")
+    add("--seed", type=int, default=0, help="seed of the initial values and of the order of the samples")
     add("--no_shuffle", action="store_true", help="take the samples in the order of the file")
     add("--numepochs", type=positive_int, default=150, help="epochs to train")
-    add("--max_steps", type=positive_int, help="stop after so many steps")
-    add("--batch_size", type=positive_int, default=2, help="samples a step; an incomplete batch is dropped")
-    add("--lr", type=not_negative, default=1e-5, help="learning rate of Adam at the start")
-    add("--step_size", type=positive_int, default=50, help="epochs after which the learning rate falls")
-    add("--gamma", type=not_negative, default=0.6, help="factor by which it falls")
+    add("--max_steps", type=positive_int, help="stop after this many steps")
+    add("--batch_size", type=positive_int, default=2, help="samples per step; an incomplete batch is dropped")
+    add("--lr", type=not_negative, default=1e-5, help="learning rate of Adam")
+    add("--step_size", type=positive_int, default=50, help="epochs after which it is multiplied by gamma")
+    add("--gamma", type=not_negative, default=0.6, help="factor of the learning-rate schedule")
     add("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient term")
     add("--loss_ssim", type=not_negative, default=0, help="weight of the two Lp+SSIM losses")
-    add("--i2t_dim", type=positive_int, default=32, help="channels of an image that meet the text")
-    add("--hidden_dim", type=positive_int, default=256, help="width of the text inside the network")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
+    add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
+    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if available")
     add("--threads", type=positive_int, help="CPU threads (default: PyTorch's choice)")
     return parser
 
 
 def load_weights(net: TwinNet, path: Path) -> None:
-    """Load a checkpoint of the official code or of this project, all its names and no others.
+    """Load a checkpoint of the official code or of this project.
 
     Raises:
         UserError: not a checkpoint, or one of another network.
@@ -76,13 +71,12 @@ def load_weights(net: TwinNet, path: Path) -> None:
     try:
         net.load_state_dict(weights)
     except RuntimeError as error:
-        # PyTorch names what is missing, extra or misshapen over many lines.
-        reason = " ".join(str(error).split())[:300]
-        raise UserError(f"{path}: does not fit the network: {reason}") from error
+        # PyTorch lists what is missing, unexpected or of the wrong shape in many lines.
+        raise UserError(f"{path}: does not fit the network: {' '.join(str(error).split())[:300]}") from error
 
 
 def save_weights(net: TwinNet, path: Path, epoch: int, step: int) -> None:
-    """Write a checkpoint as the official script does; `epoch` and `step` are how many are done."""
+    """Write a checkpoint as the official script does, after `epoch` epochs and `step` steps."""
     model = {PREFIX + name: value.cpu() for name, value in net.state_dict().items()}
     with atomic_path(path) as temporary:
         torch.save({"model": model, "epoch": epoch, "step": step}, temporary)
@@ -97,7 +91,7 @@ def train_step(
     grad_weight: float = 20,
     ssim_weight: float = 0,
 ) -> tuple[float, float, float, float]:
-    """One step of the official training on (b,1,h,w), (b,1,h,w), (b,L,768); returns the losses as the log has them."""
+    """One step of the official training on (b,1,h,w), (b,1,h,w), (b,L,768); returns the four losses of a log line."""
     optimizer.zero_grad()
     fused = net(image_a, image_b, text)
     fusion, _, _ = fusion_loss(image_a, image_b, fused, grad_weight)
@@ -110,7 +104,7 @@ def train_step(
 
 
 def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: torch.device) -> None:
-    """Train `net` as the arguments of `get_parser` say; write the log step by step and the weights epoch by epoch.
+    """Train `net` with the options of `get_parser`; log every step, and save the weights after every epoch.
 
     Raises:
         UserError: fewer samples than a batch, a loss that is not finite, or a file that cannot be written.
@@ -122,29 +116,26 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
         raise UserError(f"{args.dataset_path}: {len(dataset)} samples do not fill a batch of {args.batch_size}")
     last_step = min(args.numepochs * batches, args.max_steps or math.inf)
 
+    with naming(args.log):
+        args.log.parent.mkdir(parents=True, exist_ok=True)
+        file = args.log.open("w", encoding="utf-8", buffering=1)
     start = time.time()
     step = 0
-    with _new_log(args.log) as log, tqdm(total=last_step, unit="step") as progress:
+    with file as log, tqdm(total=last_step, unit="step") as progress:
         for epoch in range(1, math.ceil(last_step / batches) + 1):
             batch_start = time.time()
-            # The loader counts epochs from 0, as train.py does: the two take the same samples in the same order.
-            loader = Loader(
-                dataset, args.batch_size, shuffle=not args.no_shuffle, drop_last=True, seed=args.seed, epoch=epoch - 1
-            )
-            for batch, sample in enumerate(itertools.islice(loader, last_step - step)):
-                arrays = (sample.image_a, sample.image_b, sample.text)
-                losses = train_step(
-                    net,
-                    optimizer,
-                    *(torch.from_numpy(array).to(device) for array in arrays),
-                    grad_weight=args.loss_grad_weight,
-                    ssim_weight=args.loss_ssim,
-                )
+            # The loader counts epochs from 0, as in train.py: the order of the samples is the same.
+            order = {"shuffle": not args.no_shuffle, "drop_last": True, "seed": args.seed, "epoch": epoch - 1}
+            loader = Loader(dataset, args.batch_size, **order)
+            for batch, samples in enumerate(itertools.islice(loader, last_step - step)):
+                arrays = (samples.image_a, samples.image_b, samples.text)
+                inputs = (torch.from_numpy(array).to(device) for array in arrays)
+                losses = train_step(net, optimizer, *inputs, args.loss_grad_weight, args.loss_ssim)
                 now = time.time()
                 position = (epoch, args.numepochs, batch, batches)
                 log.write(format_line(LogLine(*position, *losses, eta=eta_text(*position, now - batch_start))) + "\n")
                 if not all(map(math.isfinite, losses)):
-                    raise UserError(f"{args.log}: a loss is not finite any more; try a smaller --lr")
+                    raise UserError(f"{args.log}: a loss is no longer finite; try a smaller --lr")
                 progress.set_postfix(epoch=epoch, loss=f"{losses[0]:.4f}", refresh=False)
                 progress.update()
                 batch_start = now
@@ -155,30 +146,21 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
         log.write(format_total_time(time.time() - start) + "\n")
 
 
-def _new_log(path: Path) -> TextIO:
-    with naming(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return path.open("w", encoding="utf-8", buffering=1)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line and train."""
     args = get_parser().parse_args(argv)
     keep_freed_memory()
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA device here; --device cpu was expected")
+        raise UserError("--device cuda: PyTorch finds no CUDA device; use --device cpu")
     device = torch.device("cuda" if args.device != "cpu" and torch.cuda.is_available() else "cpu")
-    # float32 throughout: on a GPU PyTorch would else shorten the operands of convolutions to 10 bits.
+    # float32 everywhere: by default PyTorch rounds the operands of convolutions to TF32 on a GPU.
     torch.backends.cudnn.allow_tf32 = False
-
     if args.hidden_dim % HEADS or args.i2t_dim * math.prod(STAGE_SIZE) % args.hidden_dim:
-        raise UserError(
-            f"--hidden_dim {args.hidden_dim}: a multiple of {HEADS} that divides an image's values was expected"
-        )
+        expected = f"a multiple of {HEADS} that divides the number of image features"
+        raise UserError(f"--hidden_dim {args.hidden_dim}: {expected} was expected")
     torch.manual_seed(args.seed)
-    net = build_twin(args.hidden_dim, args.i2t_dim)
+    net = TwinNet(args.hidden_dim, args.i2t_dim)
     with H5Dataset(args.dataset_path) as dataset:
         if args.pretrain:
             load_weights(net, args.pretrain)

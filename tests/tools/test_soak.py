@@ -1,4 +1,4 @@
-"""What the soak calls a change, on processes made up by hand; the soak itself is run by .ci/run."""
+"""What the soak reports, on invented processes; .ci/run runs the soak itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def process(memory: float = 0, files: float = 0, cost: float = 0) -> list[Sample
 
 
 @pytest.mark.parametrize(
-    ("growth", "told"),
+    ("growth", "expected"),
     [
         ({}, []),
         ({"memory": 10}, []),  # from the first third after the warm-up to the last: about 1 %
@@ -34,10 +34,10 @@ def process(memory: float = 0, files: float = 0, cost: float = 0) -> list[Sample
         ({"memory": -100, "files": -3, "cost": -0.5}, []),
     ],
 )
-def test_growth_is_told(growth, told):
+def test_growth_is_reported(growth, expected):
     found = changes(process(**growth), "train", 0.02)
-    assert len(found) == len(told)
-    for line, start in zip(found, told, strict=True):
+    assert len(found) == len(expected)
+    for line, start in zip(found, expected, strict=True):
         assert line.startswith(start)
 
 

@@ -22,7 +22,7 @@ from utils.training.loss_log import LogLine, read_log
 
 torch = pytest.importorskip("torch")
 
-from tools.torch_film import TwinNet, build_twin, fusion_loss, lp_ssim_loss  # noqa: E402
+from tools.torch_film import TwinNet, fusion_loss, lp_ssim_loss  # noqa: E402
 from tools.torch_twin import load_weights, save_weights, train_step  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -41,7 +41,7 @@ def golden() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def official() -> TwinNet:
     """The twin with the official weights of the golden values."""
-    net = build_twin()
+    net = TwinNet()
     load_weights(net, CHECKPOINT)
     return net
 
@@ -49,7 +49,7 @@ def official() -> TwinNet:
 @pytest.fixture(scope="module")
 def net() -> TwinNet:
     torch.manual_seed(0)
-    return build_twin()
+    return TwinNet()
 
 
 def inputs(height: int, width: int, batch: int = 1, tokens: int = 7) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -106,7 +106,7 @@ def test_the_order_of_the_words_does_not_count_but_the_words_do(net):
 
 
 def test_a_smaller_inside():
-    net = build_twin(hidden_dim=64, image2text_dim=8)
+    net = TwinNet(hidden_dim=64, image2text_dim=8)
     assert net.restormerca1.imagef2textfA1["conv"].weight.shape == (8, 32, 1, 1)
     with torch.no_grad():
         assert net(*inputs(20, 30)).shape == (1, 1, 20, 30)
@@ -136,7 +136,7 @@ def test_official_gradients_in_float64(golden):
 
     The fusion loss is a mean over the batch, so its gradient is the mean of the samples'.
     """
-    net = build_twin()
+    net = TwinNet()
     load_weights(net, CHECKPOINT)
     net.double()
     for sample in range(2):
@@ -196,7 +196,7 @@ def test_losses_by_their_formulas():
 
 
 def test_weighted_lp_ssim_is_trained():
-    net = build_twin(hidden_dim=64, image2text_dim=8)
+    net = TwinNet(hidden_dim=64, image2text_dim=8)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.0)
     plain = train_step(net, optimizer, *inputs(16, 24))
     without = net.conv2.weight.grad.clone()
@@ -213,7 +213,7 @@ def test_checkpoints_come_back_and_fit_or_are_refused(tmp_path, net):
     content = torch.load(path, weights_only=True)
     assert (content["epoch"], content["step"]) == (3, 12)
     assert all(name.startswith("module.") for name in content["model"])
-    other = build_twin()
+    other = TwinNet()
     load_weights(other, path)
     assert all(torch.equal(value, other.state_dict()[name]) for name, value in net.state_dict().items())
 
@@ -266,7 +266,7 @@ def test_command(tmp_path, tiny_h5):
 
     # The first loss by hand: the network of that seed on the sample that the loader of train.py takes first.
     torch.manual_seed(2)
-    net = build_twin(hidden_dim=64, image2text_dim=8)
+    net = TwinNet(hidden_dim=64, image2text_dim=8)
     with H5Dataset(tiny_h5) as dataset:
         first = next(iter(Loader(dataset, batch_size=1, shuffle=True, drop_last=True, seed=2, epoch=0)))
     assert first.names == ("c",)  # so that the order of the file would show

@@ -22,7 +22,7 @@ from utils.training.checkpoint import (
 
 torch = pytest.importorskip("torch")
 
-from tools.torch_film import build_twin  # noqa: E402
+from tools.torch_film import TwinNet  # noqa: E402
 
 
 class Two(jt.nn.Module):
@@ -67,7 +67,7 @@ def test_exported_file_loads_strictly_into_the_official_network(tmp_path):
 
     net = Net()
     export_torch(weights_of_net(net), tmp_path / "film.pth")
-    twin = build_twin()
+    twin = TwinNet()
     twin.load_state_dict(torch.load(tmp_path / "film.pth", weights_only=True)["model"], strict=True)
     np.testing.assert_array_equal(twin.state_dict()["conv1.weight"].numpy(), net.conv1.weight.numpy())
 
