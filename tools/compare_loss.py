@@ -2,8 +2,8 @@
 
     python -m tools.compare_loss log/jittor.txt log/torch.txt --labels Jittor PyTorch --out images/loss
 
-reads logs of `train.py`, of `tools/torch_twin.py` and of the official code, and writes `images/loss.png`, `.svg`,
-`_steps.csv` and `_epochs.csv`. Gaps are relative to the first log. One log alone gets its chart and tables.
+reads logs of `train.py`, `tools/torch_twin.py` or the official code. It writes `images/loss.png`, `.svg`, `_steps.csv`
+and `_epochs.csv`. Gaps are relative to the first log. A single log gets a chart and tables too.
 """
 
 from __future__ import annotations
@@ -28,12 +28,11 @@ Step = tuple[int, int, int]
 
 
 def get_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tools.compare_loss", description=__doc__.splitlines()[0])
     add = parser.add_argument
     add("logs", type=Path, nargs="+", metavar="LOG", help="log.txt of a run; the first is the reference")
-    add("--labels", nargs="+", metavar="LABEL", help="names of the runs, one a log (default: the files')")
-    add("--out", default="images/loss", metavar="PREFIX", help="what the names of the outputs begin with")
+    add("--labels", nargs="+", metavar="LABEL", help="names of the runs, one per log (default: the file names)")
+    add("--out", default="images/loss", metavar="PREFIX", help="start of the names of the output files")
     return parser
 
 
@@ -41,7 +40,7 @@ def get_parser() -> argparse.ArgumentParser:
 class Gaps:
     """Relative gaps |other - reference| / |reference| of one loss over the steps that both runs have.
 
-    `steps` by (epoch, batch, batches an epoch), `epochs` by epoch, between the means over the common steps of it.
+    `steps` is by (epoch, batch, batches per epoch); `epochs` is by epoch, between the means over the common steps.
     """
 
     steps: dict[Step, float]
@@ -51,13 +50,11 @@ class Gaps:
 def compare(reference: Sequence[LogLine], other: Sequence[LogLine], value: Value) -> Gaps:
     """The gaps of `other` to `reference` in one of the values of a log line.
 
-    Steps are common if epoch, batch and the number of batches an epoch agree: elsewhere they are other samples.
+    Steps are common if epoch, batch and the number of batches per epoch agree; otherwise their samples differ.
     """
-    theirs = {_step(line): line for line in reference}
-    ours = {_step(line): line for line in other}
+    theirs, ours = ({_step(line): line for line in lines} for lines in (reference, other))
     common = [step for step in theirs if step in ours]
-    their_means = epoch_means((theirs[step] for step in common), value)
-    our_means = epoch_means((ours[step] for step in common), value)
+    their_means, our_means = (epoch_means([lines[step] for step in common], value) for lines in (theirs, ours))
     return Gaps(
         {step: _relative(value(ours[step]), value(theirs[step])) for step in common},
         {epoch: _relative(our_means[epoch], mean) for epoch, mean in their_means.items()},
@@ -69,7 +66,7 @@ def _step(line: LogLine) -> Step:
 
 
 def _relative(value: float, reference: float) -> float:
-    """The relative gap; infinite where it has no measure (a loss that is not finite, a reference of 0)."""
+    """The relative gap; infinite if it is undefined (a loss that is not finite, a reference of 0)."""
     if value == reference:
         return 0.0
     gap = abs(value - reference) / abs(reference) if reference else math.inf
@@ -77,7 +74,7 @@ def _relative(value: float, reference: float) -> float:
 
 
 def report(logs: Mapping[str, Sequence[LogLine]]) -> str:
-    """What a person reads: the runs, and the largest gaps of each to the first."""
+    """The printed text: the runs, and the largest gaps of each to the first."""
     wide = max(map(len, logs))
     text = []
     for label, lines in logs.items():
@@ -91,7 +88,7 @@ def report(logs: Mapping[str, Sequence[LogLine]]) -> str:
         gaps = {field: compare(logs[reference], logs[label], attrgetter(field)) for field in LOSSES}
         common = gaps["loss"].steps
         if not common:
-            text.append(f"\n{label} and {reference} have no step in common: no gap to tell")
+            text.append(f"\n{label} and {reference} have no step in common")
             continue
         text.append(f"\nlargest relative gap of {label} to {reference}, over {len(common)} common steps:")
         text.append(f"{'':16}{'of a step':34}of the mean of an epoch")
@@ -106,10 +103,10 @@ def report(logs: Mapping[str, Sequence[LogLine]]) -> str:
 def write_tables(logs: Mapping[str, Sequence[LogLine]], steps_path: Path, epochs_path: Path) -> None:
     """Write every loss of every run, and its gap to the first run, by step and by epoch (CSV).
 
-    A cell is empty where a run lacks the step or epoch, or has no gap there. An epoch's mean is over all steps that the
-    run has of it, the gap between the means over the common ones.
+    A cell is empty if a run lacks the step or epoch, or has no gap there. An epoch's mean is over all its steps in the
+    run; its gap is between the means over the common steps.
     """
-    reference = next(iter(logs))
+    reference, *others = logs
     by_step: dict[str, dict[Step, float]] = {}
     by_epoch: dict[str, dict[int, float]] = {}
     for field in LOSSES:
@@ -117,7 +114,7 @@ def write_tables(logs: Mapping[str, Sequence[LogLine]], steps_path: Path, epochs
         for label, lines in logs.items():
             by_step[f"{field} {label}"] = {_step(line): value(line) for line in lines}
             by_epoch[f"{field} {label}"] = epoch_means(lines, value)
-        for label in list(logs)[1:]:
+        for label in others:
             gaps = compare(logs[reference], logs[label], value)
             by_step[f"{field} gap {label}"] = gaps.steps
             by_epoch[f"{field} gap {label}"] = gaps.epochs
@@ -136,23 +133,22 @@ def _write_csv(path: Path, key_names: Sequence[str], columns: Mapping[str, Mappi
 
 
 def label_logs(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:
-    """A name for each log: those given, else the files' names, or their whole paths where these are alike.
+    """A name for each log: the given labels, else the file names, or the full paths if two file names are equal.
 
     Raises:
-        UserError: not one label a log, or two that are alike.
+        UserError: not one label per log, or two equal labels.
     """
     if labels is None:
         stems = [path.stem for path in paths]
         labels = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
     if len(labels) != len(paths):
-        raise UserError(f"--labels: {len(labels)} for {len(paths)} logs; one a log was expected")
+        raise UserError(f"--labels: {len(labels)} for {len(paths)} logs; one per log was expected")
     if len(set(labels)) < len(labels):
-        raise UserError(f"--labels: {', '.join(labels)}: every log needs a name of its own")
+        raise UserError(f"--labels: {', '.join(labels)}: every log needs a different name")
     return list(labels)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse the command line, write chart and tables, print the report."""
     args = get_parser().parse_args(argv)
     logs = dict(zip(label_logs(args.logs, args.labels), map(read_log, args.logs), strict=True))
     charts = [Path(f"{args.out}{suffix}") for suffix in SUFFIXES]

@@ -3,9 +3,9 @@
     python -m tools.evaluate --dir_a IR --dir_b VI --list test.txt --fused FILM=out/Gray Other=other/RoadScene
     python -m tools.evaluate --task IVF --dataset MSRS --fused FILM=test_output/MSRS/Gray --published
 
-prints the table in the official form, a row a method. The averages go over the list and nothing else: a fused image
-that is missing is an error, one that the list does not name is left out; both are named. All twelve metrics of each
-image go to --csv and --json. Only the six of the table are printed.
+prints the table in the official form, one row per method. The averages are over the listed images only: a missing
+fused image is an error, one that is not listed is left out; both are named. The table has six metrics. --csv and --json
+get all twelve, for each image.
 """
 
 from __future__ import annotations
@@ -43,41 +43,27 @@ def method_folder(text: str) -> tuple[str, Path]:
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    """The command line."""
     parser = argparse.ArgumentParser(
         prog="python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--fused",
-        type=method_folder,
-        nargs="+",
-        required=True,
-        metavar="NAME=DIR",
-        help="a method's name, as the table shall show it, and its folder of fused images",
-    )
+    about = "a method's name for the table, and its folder of fused images"
+    parser.add_argument("--fused", type=method_folder, nargs="+", required=True, metavar="NAME=DIR", help=about)
     folders = parser.add_argument_group("sources in any two folders")
     folders.add_argument("--dir_a", type=Path, metavar="DIR", help="images A: infrared, MRI, over-exposed, near focus")
     folders.add_argument("--dir_b", type=Path, metavar="DIR", help="images B, under the same names")
-    folders.add_argument(
-        "--list", type=Path, metavar="FILE", help="the names to average over, one a line (default: all images of dir_a)"
-    )
+    about = "the names to average over, one per line (default: all images of dir_a)"
+    folders.add_argument("--list", type=Path, metavar="FILE", help=about)
     layout = parser.add_argument_group("or sources in the layout of VLFDataset/")
     layout.add_argument("--task", choices=tuple(TASKS), default="IVF", help="fusion task (default: IVF)")
-    layout.add_argument("--dataset", help="data set; beside --dir_a only the table's title (default there: its parent)")
+    layout.add_argument("--dataset", help="data set; with --dir_a only the table's title (default: its parent)")
     layout.add_argument("--mode", choices=MODES, default="test", help="which of its lists (default: test)")
-    layout.add_argument(
-        "--root", type=Path, default=Path("VLFDataset"), metavar="DIR", help="the folder (default: VLFDataset)"
-    )
+    root = Path("VLFDataset")
+    layout.add_argument("--root", type=Path, default=root, metavar="DIR", help="the folder (default: VLFDataset)")
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--published",
-        nargs="?",
-        const="",
-        metavar="DATASET",
-        help="show FILM's row of the paper beneath, of this data set (default: the one evaluated)",
-    )
+    about = "add FILM's row of the paper for this data set (default: the evaluated one)"
+    output.add_argument("--published", nargs="?", const="", metavar="DATASET", help=about)
     output.add_argument("--csv", type=Path, metavar="FILE", help="write all metrics of each image here")
-    output.add_argument("--json", type=Path, metavar="FILE", help="the same, and the averages, as JSON")
+    output.add_argument("--json", type=Path, metavar="FILE", help="write them and the averages here, as JSON")
     return parser
 
 
@@ -85,7 +71,7 @@ def sources_of(args: argparse.Namespace) -> tuple[str, dict[str, tuple[Path, Pat
     """The title of the table, and the files of A and B by name.
 
     Raises:
-        UserError: the options do not go together, or sources are missing.
+        UserError: the options contradict each other, or sources are missing.
     """
     if args.dir_a and args.dir_b:
         return args.dataset or args.dir_a.resolve().parent.name, find_sources(args.dir_a, args.dir_b, args.list)
@@ -99,13 +85,13 @@ def evaluate(args: argparse.Namespace) -> None:
     """Measure, write and print as the options say.
 
     Raises:
-        UserError: options, sources or fused images that are missing or do not fit.
+        UserError: options, sources or fused images are missing or do not match.
     """
     dataset, sources = sources_of(args)
-    # What a person may have mistyped is found before the work begins.
+    # Typing errors are found before the work begins.
     rows = published_rows(args.published or dataset) if args.published is not None else {}
     if len(dict(args.fused)) < len(args.fused):
-        raise UserError("--fused: two methods of one name; each row of the table needs its own")
+        raise UserError("--fused: two methods of one name; each row of the table needs a different name")
     fused = {method: find_fused(folder, sources) for method, folder in args.fused}
 
     methods = {method: evaluate_files(files, sources, method) for method, files in fused.items()}
@@ -118,7 +104,6 @@ def evaluate(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read the command line and evaluate."""
     evaluate(get_args_parser().parse_args(argv))
 
 

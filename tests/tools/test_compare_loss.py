@@ -1,4 +1,4 @@
-"""Comparing logs: gaps worked out by hand, tables read back, and the command on a log of the official code."""
+"""Comparing logs: gaps computed by hand, tables read back, and the command on a log of the official code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ GOLDEN_LOG = Path(__file__).resolve().parents[2].parent / "shared" / "golden" / 
 
 
 def run(*losses: float, batches: int = 2) -> list[LogLine]:
-    """A run with these losses, one a step; the Lp+SSIM losses are 100 throughout."""
+    """A run with these losses, one per step; the Lp+SSIM losses are 100 throughout."""
     return [
         LogLine(1 + step // batches, 3, step % batches, batches, loss, loss, 100.0, 100.0, "0:00:00.10")
         for step, loss in enumerate(losses)
@@ -104,7 +104,7 @@ def test_resumed_and_cut_logs(tmp_path, capsys, caplog):
     with caplog.at_level(logging.WARNING):
         main([str(log), "--out", str(tmp_path / "loss")])
     assert "steps replaced by a resumed run: 1" in caplog.text
-    # Epoch 2 is (1.5 + 1) / 2; the 9 gave way, the cut line of epoch 3 is not there.
+    # Epoch 2 is (1.5 + 1) / 2: 1.5 replaces the 9. The cut line of epoch 3 does not count.
     assert "4 steps in 2 epochs, mean loss of the first 3.000000, of the last 1.250000" in capsys.readouterr().out
 
 
@@ -113,7 +113,7 @@ def test_labels():
     assert label_logs([Path("a/log.txt"), Path("b/log.txt")], None) == ["a/log.txt", "b/log.txt"]
     with pytest.raises(UserError, match="1 for 2 logs"):
         label_logs([Path("a"), Path("b")], ["x"])
-    with pytest.raises(UserError, match="a name of its own"):
+    with pytest.raises(UserError, match="every log needs a different name"):
         label_logs([Path("a"), Path("b")], ["x", "x"])
 
 
