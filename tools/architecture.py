@@ -75,19 +75,19 @@ def room_of(module: str) -> str:
     return ".".join(parts[:2]) if parts[0] == "utils" else parts[0] if parts[0] in ROOMS else "scripts"
 
 
-def _summary(doc: str, characters: float, lines: int = 1) -> tuple[str, ...]:
+def _summary(doc: str, characters: int, lines: int = 1) -> tuple[str, ...]:
     """The first sentence of a docstring in at most `lines` lines; a longer one is cut at its colon."""
     text = re.split(r"[.;](?:\s|$)", " ".join(doc.replace("`", "").replace("->", "→").split()))[0]
     text = re.sub(r"\([^)]*\)", lambda match: match[0].replace(" ", "\N{NO-BREAK SPACE}"), text)
-    text = text if len(textwrap.wrap(text, int(characters))) <= lines else text.split(": ")[0]
-    return tuple(textwrap.wrap(text, int(characters), max_lines=lines, placeholder=" …"))
+    text = text if len(textwrap.wrap(text, characters)) <= lines else text.split(": ")[0]
+    return tuple(textwrap.wrap(text, characters, max_lines=lines, placeholder=" …"))
 
 
-def _text(x: float, y: float, content: str, style: str = "") -> str:
-    return f'<text x="{x:g}" y="{y:g}" class="{style}">{escape(content)}</text>'
+def _text(x: int, y: int, content: str, style: str) -> str:
+    return f'<text x="{x}" y="{y}" class="{style}">{escape(content)}</text>'
 
 
-def _box(x: float, y: float, width: float, height: float, fill: str, stroke: str = GREY) -> str:
+def _box(x: int, y: int, width: int, height: int, fill: str, stroke: str = GREY) -> str:
     return f'<rect x="{x}" y="{y}" width="{width}" height="{height}" rx="6" fill="{fill}" stroke="{stroke}"/>'
 
 
@@ -98,9 +98,9 @@ def _panel(x: int, y: int, width: int, rows: list[Row], stroke: str = GREY) -> t
         if i and fill:
             parts.append(_box(x + 8, line - 15, width - 16, 22 + 15 * len(notes), fill, "#d1d9e0"))
         style = "head" if i == 0 else "code" if text or notes else "note"
-        parts += [_text(x + 14, line, name, style), _text(x + indent, line, text)]
-        parts += [_text(x + width - 14, line, number, "number")]
-        parts += [_text(x + 14, line + 16 + 15 * j, note, "note") for j, note in enumerate(notes)]
+        texts = (14, 0, name, style), (indent, 0, text, ""), (width - 14, 0, number, "number")
+        texts += tuple((14, 16 + 15 * j, note, "note") for j, note in enumerate(notes))
+        parts += [_text(x + dx, line + dy, content, style) for dx, dy, content, style in texts if content]
         line += 17 + 15 * len(notes) + (9 if fill else 4 if notes else 0)
     return [_box(x, y, width, line - 6 - y, rows[0].fill, stroke), *parts], line - 6
 

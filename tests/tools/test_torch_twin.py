@@ -70,7 +70,7 @@ def test_size_of_the_network(net):
 
 @needs_golden
 def test_names_order_and_initial_values_are_the_official_ones(net):
-    """The golden weights are the initial ones of seed 0, but for vectors and temperatures, which were moved."""
+    """The golden weights are the initial ones of seed 0, except vectors and temperatures, which were changed."""
     state = torch.load(CHECKPOINT, weights_only=True)["model"]
     assert ["module." + name for name in net.state_dict()] == list(state)
     for name, value in net.state_dict().items():
