@@ -142,7 +142,7 @@ def label_logs(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]
         stems = [path.stem for path in paths]
         labels = stems if len(set(stems)) == len(stems) else [str(path) for path in paths]
     if len(labels) != len(paths):
-        raise UserError(f"--labels: {len(labels)} for {len(paths)} logs; one per log was expected")
+        raise UserError(f"--labels: {len(labels)} for {len(paths)} logs; expected one per log")
     if len(set(labels)) < len(labels):
         raise UserError(f"--labels: {', '.join(labels)}: every log needs a different name")
     return list(labels)

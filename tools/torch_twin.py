@@ -157,8 +157,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # float32 everywhere: by default PyTorch rounds the operands of convolutions to TF32 on a GPU.
     torch.backends.cudnn.allow_tf32 = False
     if args.hidden_dim % HEADS or args.i2t_dim * math.prod(STAGE_SIZE) % args.hidden_dim:
-        expected = f"a multiple of {HEADS} that divides the number of image features"
-        raise UserError(f"--hidden_dim {args.hidden_dim}: {expected} was expected")
+        expected = f"expected a multiple of {HEADS} that divides the number of image features"
+        raise UserError(f"--hidden_dim {args.hidden_dim}: {expected}")
     torch.manual_seed(args.seed)
     net = TwinNet(args.hidden_dim, args.i2t_dim)
     with H5Dataset(args.dataset_path) as dataset:

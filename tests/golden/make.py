@@ -16,7 +16,6 @@ from skimage.io import imread
 
 from tests.golden.rule import text_feature, weight
 from tools.plain_metrics import evaluate_pair
-from tools.torch_film import TwinNet, fusion_loss, lp_ssim_loss
 
 GOLDEN = Path(__file__).with_name("small.npz")
 # The pair of the TNO set and its rows and columns: branches in front of the sky. Textured, because float32 loses the
@@ -38,6 +37,10 @@ GRADIENTS = (
 
 def compute(image_a: np.ndarray, image_b: np.ndarray) -> dict[str, Any]:
     """Everything that follows from the images, uint8 (H, W), and the rule."""
+    import torch  # here, so that the values can be read without it
+
+    from tools.torch_film import TwinNet, fusion_loss, lp_ssim_loss
+
     net = TwinNet()
     weights = {name: weight(name, tuple(value.shape)) for name, value in net.state_dict().items()}
     net.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()})

@@ -289,7 +289,7 @@ def test_command(tmp_path, tiny_h5):
         (("--pretrain", "gone.pth"), "gone.pth: no such checkpoint"),
         (("--dataset_path", "gone.h5"), "gone.h5: no such H5 file"),
         (("--log", "/proc/log.txt"), "/proc/log.txt: cannot be written"),
-        (("--hidden_dim", 100), "--hidden_dim 100: a multiple of 8"),
+        (("--hidden_dim", 100), "--hidden_dim 100: expected a multiple of 8"),
         (("--lr", -1), "must be at least 0"),
     ],
 )
