@@ -1,4 +1,4 @@
-"""The folder of a run: what a kill between two steps of a checkpoint leaves, and from which checkpoint a run resumes."""
+"""The folder of a run: what a kill between two steps of a checkpoint leaves, and where a run resumes."""
 
 from __future__ import annotations
 
