@@ -200,7 +200,7 @@ def test_colors_come_from_the_files_that_the_h5_file_remembers_or_an_option_name
     source.rename(moved)
     line = failure(run(*arguments, "--color"))
     assert "Set_test.h5: no image files of 'x' were found, which --color needs" in line
-    assert line.endswith("name the right ones by --root, --raw, or --dir_a and --dir_b")
+    assert line.endswith("say where they are with --root, --raw, or --dir_a and --dir_b")
     moved.rename(source)
     gray = write(tmp_path / "gray" / "x.png", picture(0, channels=1)).parent
     done = run(*arguments, "--color", "--dir_a", gray, "--dir_b", gray)
