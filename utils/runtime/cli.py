@@ -42,10 +42,11 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help that shows the default of each option that has one."""
+    """Help that shows the default of each option that has one, except of flags."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        return action.help if action.default in (None, []) else super()._get_help_string(action)
+        shown = action.default not in (None, []) and action.default is not False
+        return super()._get_help_string(action) if shown else action.help  # super()._get_help_string(action)
 
 
 def positive_int(text: str) -> int:
