@@ -1,4 +1,4 @@
-"""What several tests share: where ../shared lies, the values the official code produced, and the device.
+"""What several tests share: the folder ../shared, the values that the official code produced, and the device.
 
 ``FILM_TEST_DEVICE=cuda python -m pytest tests/net tests/utils/training/test_losses.py`` computes on the
 GPU in every test that computes in its own process.
@@ -21,7 +21,7 @@ TEST_DEVICE = os.environ.get("FILM_TEST_DEVICE")
 
 @pytest.fixture(scope="session", autouse=True)
 def device() -> None:
-    """Compute on $FILM_TEST_DEVICE, where it is set; a device that cannot be had fails every test."""
+    """Compute on $FILM_TEST_DEVICE, if it is set; an unavailable device fails every test."""
     if TEST_DEVICE:
         from utils.runtime.jittor_env import use_device
 
@@ -30,7 +30,7 @@ def device() -> None:
 
 @pytest.fixture(autouse=True)
 def same_device() -> Iterator[None]:
-    """Go back to $FILM_TEST_DEVICE after a test that chose another."""
+    """Return to $FILM_TEST_DEVICE after a test that chose another device."""
     yield
     if TEST_DEVICE:
         from utils.runtime.jittor_env import use_device
@@ -40,7 +40,7 @@ def same_device() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of given data; tests that need it are skipped where it is absent."""
+    """The folder of data that do not ship; tests that need it are skipped if it is absent."""
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is absent: this test compares with values or images that do not ship")
     return SHARED
@@ -54,7 +54,7 @@ def golden(shared: Path) -> np.lib.npyio.NpzFile:
 
 @pytest.fixture(scope="session")
 def golden_weights(shared: Path) -> dict[str, np.ndarray]:
-    """The weights those values belong to, by name."""
+    """The weights with which `golden` was computed, by name."""
     from utils.training.checkpoint import read_weights
 
     return read_weights(shared / "golden" / "official_seed0.pth")

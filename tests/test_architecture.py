@@ -1,4 +1,4 @@
-"""The rooms: which module may import which, that tests mirror them, and that the figures of docs/ are up to date."""
+"""The rooms (tools/architecture.py): which imports which, that tests mirror them, and that figures are up to date."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_every_module_has_a_room(paths):
 
 
 def test_imports_name_what_exists():
-    """By its full name, so that the other tests see every import."""
+    """Imports use full names, so that the other tests see all of them."""
     relative = [f"{at(*where)} imports {name}" for *where, name in imports() if name.startswith(".")]
     assert not relative
     known, tops = modules(), ("net", "tools", "utils")

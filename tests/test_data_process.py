@@ -1,4 +1,4 @@
-"""data_process.py against the official script's steps, written out here, and what it refuses."""
+"""data_process.py against the official script's steps, written out here, and which input it refuses."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_all_kinds_of_image_files_are_read_as_officially(tmp_path):
         for name in files:
             expected = official_image(tmp_path / "Mine" / "ir" / name, resize=False)
             np.testing.assert_array_equal(file["imageA"][Path(name).stem][()], expected)
-        # the upper eight bits
+        # of 16 bits, the upper 8 are used
         expected = np.floor(files["gray 16.png"] / 256) / np.float32(255)
         np.testing.assert_allclose(file["imageA"]["gray 16"][0], expected, atol=1.01 / 255)
 
@@ -172,7 +172,7 @@ def test_options_that_do_not_go_together(tmp_path, options, message):
 
 
 def only_line(stderr: str) -> str:
-    """The single line that was printed next to the progress bar."""
+    """The single line that was printed, apart from the progress bar."""
     (line,) = (s for s in stderr.replace("\r", "\n").splitlines() if s.strip() and not s.startswith("Set train:"))
     return line
 
@@ -239,7 +239,7 @@ def test_help_is_a_manual():
 
 
 def test_bad_pairs_are_left_out_on_request(tmp_path):
-    """Of four pairs one is cut, one has a feature with NaN and one is constant."""
+    """Of four pairs one is truncated, one has a feature with NaN and one is constant."""
     make_dataset(tmp_path, "IVF")
     base, features = tmp_path / "Image" / "IVF" / "Set", tmp_path / "TextFeature" / "IVF" / "Set"
     (base / "IR" / "1.png").write_bytes((base / "IR" / "1.png").read_bytes()[:100])

@@ -1,4 +1,4 @@
-"""fuse.py and --color as commands: what they write, which text they take, and what they refuse."""
+"""fuse.py and --color as commands: what they write, which text they use, and what they refuse."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def picture(seed: int, size: tuple[int, int] = SIZE, channels: int = 3) -> np.nd
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
-    """Weights, two folders of two pairs (gray and in colour, one name with spaces and dots), features next to them."""
+    """Weights, folders IR (gray) and VI (colour) of two pairs, one name with spaces and dots, and their features."""
     from net.Film import Net
     from utils.runtime.jittor_env import jt
     from utils.training.checkpoint import save_checkpoint, weights_of_net
@@ -85,7 +85,7 @@ def gray_of(path: Path) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def tested(place) -> Path:
-    """What data_process.py and test.py, with and without --color, make of the two folders."""
+    """`place` with the outputs of data_process.py and of test.py, with and without --color."""
     folders = ("--dir_a", place / "IR", "--dir_b", place / "VI")
     done = run("data_process.py", *folders, "--dataset", "Set", "--mode", "test", "--out", place / "h5")
     assert done.returncode == 0, done.stderr
@@ -109,7 +109,7 @@ def test_color_in_test_leaves_the_gray_images_as_they_are(tested):
 
 
 def test_two_folders_give_what_test_gives(tested):
-    """The features are next to the images."""
+    """fuse.py on two folders finds the features next to them."""
     done = run("fuse.py", "IR", "VI", "-o", "out", "--ckpt_path", "net.pkl", "--color", cwd=tested)
     assert done.returncode == 0, done.stderr
     assert "fused: out/Gray and out/RGB" in done.stdout
@@ -119,7 +119,7 @@ def test_two_folders_give_what_test_gives(tested):
 
 
 def test_one_pair(tested):
-    """By default in the current folder: <name of A>_fused.png."""
+    """The default output is <name of A>_fused.png in the current folder."""
     arguments = (tested / "IR" / "x.png", tested / "VI" / "x.bmp", "--ckpt_path", tested / "net.pkl")
     (tested / "here").mkdir()
     done = run("fuse.py", *arguments, cwd=tested / "here")
@@ -130,7 +130,7 @@ def test_one_pair(tested):
 
 
 def test_a_text_is_encoded(place, encoder, tmp_path):
-    """The paragraph next to the images, the same from a file, and for the pair without one a neutral sentence."""
+    """The paragraph next to the images, the same one given as a file, and a neutral sentence for a pair without one."""
     options = ("--ckpt_path", place / "net.pkl", "--text_encoder", encoder)
     for seed, name in enumerate("pq"):
         for folder in "ab":
@@ -150,7 +150,7 @@ def test_a_text_is_encoded(place, encoder, tmp_path):
 
 
 def test_sizes_that_differ(place, tmp_path):
-    """The smaller image is brought to the size of the larger; a gray pair in colour is gray, and said to be."""
+    """The smaller image is resized to the larger; with --color a gray pair stays gray, and a line says so."""
     a, b = write(tmp_path / "a.png", picture(1, (40, 50), 1)), write(tmp_path / "b.png", picture(2, (60, 72), 1))
     feature = place / "TextFeature" / "x.npy"
     arguments = ("fuse.py", a, b, "-o", tmp_path / "f.png", "--ckpt_path", place / "net.pkl", "--text_feature", feature)
@@ -189,7 +189,7 @@ def test_wrong_input_is_one_line(place, tmp_path):
 
 
 def test_colors_come_from_the_files_that_the_h5_file_remembers_or_an_option_names(tested, tmp_path):
-    """The fixture's command needed no option. Here the images were moved, and then others of their names are chosen."""
+    """In `tested`, no option was needed. Here the images are moved, and then others with the same names are used."""
     source, moved, weights = tmp_path / "source", tmp_path / "moved", tested / "net.pkl"
     for folder, suffix in (("IR", ".png"), ("VI", ".bmp"), ("TextFeature", ".npy")):
         (source / folder).mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""Parity in every clone: `golden/small.npz` against the Jittor code, and against the twin that made it.
+"""Parity without ../shared: `golden/small.npz` against the Jittor code, and against the PyTorch twin that made it.
 
 golden/README.md says what the file holds. The checks with the values of the official code itself need ../shared.
 """
@@ -17,7 +17,7 @@ from utils.runtime.jittor_env import jt
 from utils.training.checkpoint import load_weights
 from utils.training.losses import fusion_loss, lp_ssim
 
-# All but the first relative. Measured on a CPU: 4e-7, 6e-6 (the SSIM terms; 2e-7 the fusion loss), 6e-6, 2e-6, 5e-15.
+# Relative, except the first. Measured on a CPU: 4e-7, 6e-6 (SSIM terms; fusion loss: 2e-7), 6e-6, 2e-6, 5e-15.
 OUTPUT_TOLERANCE = 1e-5
 LOSS_TOLERANCE = 1e-5
 GRADIENT_NORM_TOLERANCE = 1e-4
@@ -53,7 +53,7 @@ def fused(net, images) -> jt.Var:
 def test_rule_is_splitmix64(small):
     """The formula of golden/rule.py with Python's integers."""
     mask = 2**64 - 1
-    seed = int.from_bytes(bytes.fromhex("e3b0c44298fc1c14"), "little")  # SHA-256 of the empty name starts so
+    seed = int.from_bytes(bytes.fromhex("e3b0c44298fc1c14"), "little")  # the start of the SHA-256 of the empty name
     for i, value in enumerate(uniform("", (4,))):
         z = (seed + (i + 1) * 0x9E3779B97F4A7C15) & mask
         z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -110,7 +110,7 @@ def test_metrics(small):
 
 
 def test_file_is_what_the_twin_computes(small):
-    """In float64 and closely, so that the file cannot drift from its maker."""
+    """The float64 values of the file are exactly those that its script computes, up to rounding."""
     pytest.importorskip("torch")
     again = compute(small["image_a"], small["image_b"])
     assert small.keys() == again.keys() | {"image_a", "image_b"}

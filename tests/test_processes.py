@@ -1,4 +1,4 @@
-"""Two processes under mpirun: they do what one does with batches twice the size, and end together."""
+"""Two processes under mpirun: they do the same as one process with double the batch size, and end together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from utils.training.loss_log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
 MPIRUN = ("mpirun", "-np", "2", "--oversubscribe", "--allow-run-as-root", "--bind-to", "none")
-# One thread: the order of sums, and with it the last bits, depends on their number.
+# One thread: the order of sums, and so the last bits, depends on the number of threads.
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 needs_mpi = pytest.mark.skipif(
     not (shutil.which("mpirun") and shutil.which("mpicc")),
@@ -89,7 +89,7 @@ def data(tmp_path_factory) -> Path:
 @needs_mpi
 @pytest.mark.slow
 def test_two_processes_follow_the_losses_of_one(data):
-    """Ten steps of two pairs: the log of 2 x 1 is that of 1 x 2 within 1e-4, also where Lp+SSIM is trained on."""
+    """Ten steps of two pairs: two processes with batch 1 log the losses of one with batch 2, within 1e-4."""
     options = ("--dataset_path", data / "x_train.h5", "--numepochs", 2, "--lr", 1e-4, "--loss_ssim", 0.1, "--seed", 3)
     logs = []
     for together in (False, True):
@@ -110,7 +110,7 @@ def test_two_processes_follow_the_losses_of_one(data):
 @needs_mpi
 @pytest.mark.slow
 def test_a_request_to_stop_reaches_all_and_the_run_can_be_resumed(data):
-    """SIGUSR1 to mpirun: exit 138, a checkpoint of the last step in the log; two processes resume from it."""
+    """After SIGUSR1 to mpirun: exit code 138, and a checkpoint of the last logged step, which two processes resume."""
     options = ("--dataset_path", data / "x_train.h5", "--numepochs", 1000, "--batch_size", 2)
     process = start(*options, "--exp_root", data / "stop")
     wait_for(data / "stop", "*/*/model/ckpt_1.pkl")
@@ -150,7 +150,7 @@ def test_a_killed_process_ends_the_run(data, rank):
 
 @needs_mpi
 def test_an_error_of_one_process_ends_the_run_and_is_told_once(data):
-    """The second pair of each batch is process 1's; both miss a file that is not there."""
+    """A bad pair, which only process 1 reads (it has the second of each batch), and a file that is missing for both."""
     bad = samples([(32, 48)] * 4)
     bad[3].text[0, 0] = np.nan
     write_h5(data / "bad.h5", bad)
@@ -202,7 +202,7 @@ def test_each_process_has_its_device_and_its_share_of_the_cores(monkeypatch):
         "CUDA_VISIBLE_DEVICES": "7",
         "OMP_NUM_THREADS": "4",
     }
-    # NCCL's processes must see all devices; threads that were asked for, or bound by mpirun, stay
+    # with NCCL, processes must see all devices; if mpirun has bound them to cores, the threads are not set
     nccl = {"nccl_include_path": "/i", "nccl_lib_path": "/l", "CUDA_VISIBLE_DEVICES": "4,7"}
     monkeypatch.setattr(os, "environ", environment(**nccl, OMPI_MCA_orte_bound_at_launch="1"))
     processes.prepare()

@@ -57,14 +57,14 @@ def tables(page: Path) -> list[list[list[str]]]:
 
 
 def numbers_and_names(cell: str) -> list[str]:
-    """What a cell says in any language: its numbers and its code, in order of their text."""
+    """What a cell says in any language: its numbers and its code, sorted."""
     code = re.findall(r"`[^`]+`", cell)
     return sorted([*NUMBER.findall(LINK.sub("", cell)), *code, *LINK.findall(cell)])
 
 
 @cache
 def strings_of(path: Path) -> list[str]:
-    """All strings of a module, with `…` where a value is put in."""
+    """All strings of a module, with `…` for each formatted value."""
     nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
     plain = [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     filled = [

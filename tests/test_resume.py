@@ -37,13 +37,13 @@ def training(data: Path, root: Path, epochs: int, *more: object) -> list[object]
 
 
 def logged(run_folder: Path) -> list[str]:
-    """The steps of a log as they stand there, without the time left."""
+    """The lines of the steps in a log, without the remaining time."""
     lines = (run_folder / "log.txt").read_text().splitlines()
     return [line.split(" ETA")[0] for line in lines if line.startswith("[Epoch")]
 
 
 def assert_whole(run_folder: Path) -> None:
-    """Whatever has its final name is whole; of the log, all lines but the last."""
+    """Every file with its final name is complete; of the log, all lines except the last."""
     for path in run_folder.rglob("*"):
         if path.is_dir() or is_leftover(path.name):
             continue
@@ -62,10 +62,10 @@ def assert_whole(run_folder: Path) -> None:
 
 
 def moments(root: Path, rng: random.Random, last_step: int) -> Iterator[None]:
-    """Pass the time until the process should be killed, in short sleeps.
+    """Sleep briefly between yields; end when the process should be killed.
 
-    At its start, at a random time; after a new line of the log; or while a checkpoint is written. Near the end of the
-    run only where it makes no step, so that it does not end too early.
+    That is at a random time in the first 5 s, after a new line of the log, or while a checkpoint is written. Near the
+    end of the run it is only in the first 5 s, before any step, so that the run does not end too early.
     """
 
     def steps() -> int:
@@ -88,8 +88,8 @@ def moments(root: Path, rng: random.Random, last_step: int) -> Iterator[None]:
     ("kills", "epochs"), [(3, 2), pytest.param(50, 12, marks=pytest.mark.slow)], ids=["3 kills", "50 kills"]
 )
 def test_a_run_that_is_killed_again_and_again(data, tmp_path, kills, epochs):
-    """Its log and its weights are those of a run that was left alone, bit for bit."""
-    # Where another test brought Jittor up, it would end this process, too, when a child is killed.
+    """Its log and weights are those of an uninterrupted run, bit for bit."""
+    # If another test has started Jittor, its signal handler would end this process when a child is killed.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     steps = epochs * STEPS_PER_EPOCH
     done = run(*training(data, tmp_path / "whole", epochs))
@@ -114,7 +114,7 @@ def test_a_run_that_is_killed_again_and_again(data, tmp_path, kills, epochs):
             assert_whole(folder)
     done = run(*resumed)
     assert done.returncode == 0, done.stderr
-    # A run that died before its first checkpoint was not gone on with: a new one began.
+    # A run killed before its first checkpoint is not resumed: a new one starts.
     last = max(root.glob("*/*"), key=lambda folder: len(logged(folder)))
     assert logged(last) == logged(whole)
     assert len(logged(last)) == steps
@@ -139,7 +139,7 @@ def disk(tmp_path) -> Iterator[Path]:
 
 
 def test_a_full_disk_is_one_line_and_the_former_checkpoint_loads(data, disk):
-    """It takes one checkpoint of 25 MB, not two."""
+    """The disk has room for one checkpoint of 25 MB, not for two."""
     line = failure(run(*training(data, disk / "exp", 3, "--save_every", 1)))
     (folder,) = (disk / "exp").glob("*/*")
     second = folder / "model" / "ckpt_1.pkl"
@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_line_and_the_former_checkpoint_loads(data, disk):
 
 @pytest.mark.parametrize("free_kilobytes", [0, 15, 1100])
 def test_a_full_disk_is_one_line_for_h5(disk, free_kilobytes):
-    """HDF5 alone would end the process, wherever in the file the disk is full."""
+    """Without our check, HDF5 would end the process, wherever in the file the disk is full."""
     (disk / "rest").write_bytes(bytes((40 * 1024 - free_kilobytes) * 1024))
     code = (
         "import sys; from pathlib import Path; from utils.runtime.cli import run_command; "

@@ -1,4 +1,4 @@
-"""The set-up: which Python `make` takes, and what it says of a machine that lacks something."""
+"""The set-up: which Python `make` chooses, and its message if something is missing on the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TOOLS = ("sh", "uname", "cat")
 
 @pytest.fixture
 def programs(tmp_path) -> Path:
-    """A folder with a shell, `uname` and a compiler, as the only one on the path."""
+    """A folder with a shell, `uname`, `cat` and a compiler; tests use it as the complete PATH."""
     folder = tmp_path / "bin"
     folder.mkdir()
     for name in TOOLS:
@@ -35,7 +35,7 @@ def program(folder: Path, name: str, text: str) -> None:
 
 
 def python(folder: Path, version: str, problem: str = "") -> None:
-    """A Python that reports `problem` when it is asked, and writes its version where it should make an environment."""
+    """A fake Python: its check prints `problem`; for an environment it writes its version to a file of that name."""
     text = f'if [ "$1" = - ]; then cat >/dev/null; printf %s "{problem}"; else echo {version} >"$3"; fi'
     program(folder, f"python{version}", text)
 
@@ -114,7 +114,7 @@ def test_this_python_is_examined_and_makes_an_environment(tmp_path):
 
 
 def locked(name: str) -> dict[str, tuple[str, int]]:
-    """package -> (version, number of hashes)"""
+    """Package -> (version, number of hashes)."""
     text = (ROOT / name).read_text(encoding="utf-8")
     parts = re.split(r"^([a-z0-9-]+)==(\S+)", text, flags=re.MULTILINE)[1:]
     return {parts[i]: (parts[i + 1], parts[i + 2].count("--hash=sha256:")) for i in range(0, len(parts), 3)}
@@ -153,7 +153,7 @@ def test_an_installed_film_requires_what_requirements_txt_names(project):
         return {part[1]: part[2].strip() for part in parts}
 
     declared = names([*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["text"]])
-    # Jittor's own, which must be named where Jittor is installed with --no-deps
+    # required by Jittor; it must be named, because Jittor may be installed with --no-deps
     assert declared.pop("astunparse") == ""
     assert declared == names((ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines())
 

@@ -1,4 +1,4 @@
-"""train.py and test.py as commands: what they write, how they fail, and the whole chain on real pairs."""
+"""train.py and test.py as commands: what they write, how they fail, and the complete job on real pairs."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def samples(count: int, size: tuple[int, int] = (48, 64)) -> list[Sample]:
     result = []
     for i in range(count):
         a, b = (cv2.GaussianBlur(rng.random(size), (0, 0), 3).astype(np.float32)[None] for _ in "ab")
-        # whole gray values, as data_process.py leaves them
+        # integer gray values, as data_process.py writes them
         a, b = (np.round((x - x.min()) / np.ptp(x) * 255) / np.float32(255) for x in (a, b))
         text = rng.standard_normal(TEXT_SHAPE).astype(np.float32)
         result.append(Sample(f"p.{i}", a.astype(np.float32), b.astype(np.float32), text))
@@ -106,7 +106,7 @@ def test_a_checkpoint_holds_the_training(trained):
 
 
 def test_a_copied_checkpoint_goes_on_in_a_new_run(trained, tmp_path):
-    """Out of its run's folder a checkpoint still brings the options along that decide the losses."""
+    """Outside its run's folder, too, a checkpoint contains the options that determine the losses."""
     folder, whole = trained
     copy = tmp_path / "mine.pkl"
     copy.write_bytes((whole / "model" / "ckpt_1.pkl").read_bytes())
@@ -152,7 +152,7 @@ def test_fused_images_and_the_table(trained, suffix):
     table = done.stdout[done.stdout.index("=" * 80) :].splitlines()
     assert table[1] == "The test result of Set:"
     assert table[2].split() == ["EN", "SD", "SF", "AG", "VIFF", "Qabf"]
-    # the means over the 8-bit images as they were written
+    # the means over the 8-bit images that were written
     means = mean_row(
         {
             sample.name: evaluate_pair(
@@ -188,7 +188,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch, tmp_path):
     with H5Dataset(tmp_path / "x.h5") as dataset:
         values, _ = test.fuse_dataset(None, dataset, tmp_path, tmp_path, {})
         assert len(values) == len(list(tmp_path.glob("*.png"))) == 24
-    # a core makes two threads: two pairs each, and the one that was just fused; two arrays of each are counted
+    # one core means two threads, with two pairs each, plus the pair just fused; two arrays of each pair are counted
     assert most <= 10
 
 
@@ -220,7 +220,7 @@ def test_help_is_a_manual(script):
     done = run(script, "--help")
     assert done.returncode == 0
     assert "--device" in done.stdout
-    # Jittor is not started for it
+    # --help does not start Jittor
     assert time.perf_counter() - started < 5
 
 
@@ -254,12 +254,12 @@ def test_wrong_input_of_test_is_one_line(trained, tmp_path):
 
 
 def test_bad_data_stays_small(trained, tmp_path):
-    """Bad pairs are left out; a loss that is not finite ends the run with its batch's names and the state before."""
+    """Bad pairs are left out; a loss that is not finite ends the run, naming the pairs and a checkpoint from before."""
     folder, path = trained
     good = samples(6)
     good[1] = replace(good[1], text=np.full(TEXT_SHAPE, np.nan, np.float32))
     good[2] = replace(good[2], image_a=np.zeros_like(good[2].image_a))
-    # each value is finite, their sum is not
+    # each value is finite, but not their sum
     good[4] = replace(good[4], image_a=good[4].image_a * np.float32(3e38))
     write_h5(tmp_path / "Bad_test.h5", good)
     options = ("--exp_root", tmp_path / "exp", "--no_shuffle", "--skip_bad")
@@ -271,7 +271,7 @@ def test_bad_data_stays_small(trained, tmp_path):
     (checkpoint,) = (tmp_path / "exp").glob("*/*/model/ckpt_*.pkl")
     assert line.endswith(f"the state before it: {checkpoint}")
     state = read_checkpoint(checkpoint)
-    # after the batch of p.0 and p.3
+    # saved after the batch of p.0 and p.3
     assert (checkpoint.name, state["step"], state["epoch"]) == ("ckpt_0_step_00000001.pkl", 1, 0)
     assert all(np.isfinite(value).all() for value in state["model"].values())
 
@@ -285,9 +285,9 @@ def test_bad_data_stays_small(trained, tmp_path):
 
 @pytest.mark.slow
 def test_the_chain_on_real_pairs_follows_the_official_run(shared, tmp_path):
-    """RoadScene: H5 of the trajectory's 12 pairs and of the 4 test pairs with features, 18 steps, PNGs, table.
+    """RoadScene: H5 files of 12 training and 4 test pairs with features, 18 steps, PNGs, table.
 
-    The official code's 18 logged losses within 1e-4 relative.
+    The 18 losses are those that the official code logged, within 1e-4 (relative).
     """
     golden = shared / "golden"
     expected = json.loads((golden / "trajectory_official.json").read_text())
@@ -335,7 +335,7 @@ def test_the_chain_on_real_pairs_follows_the_official_run(shared, tmp_path):
 
 @pytest.mark.parametrize("name", ["FILM_REFERENCE", "FILM_PORTABLE"])
 def test_reference_form_is_chosen_by_the_environment(name):
-    """By its name and by its earlier name."""
+    """By FILM_REFERENCE, and by its earlier name FILM_PORTABLE."""
     code = "from net import ops; print(ops.reference_in_use())"
     for value, expected in (("1", "True"), ("0", "False")):
         environment = os.environ | {name: value}

@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
-# A module may import from its own room and the rooms before it. The colours are those of the figure.
+# Rooms are groups of modules. A module may import from its own room and the rooms before it. Room -> its colour.
 ROOMS = {
     "utils.runtime": "#818b98",
     "net": "#a475f9",
@@ -133,7 +133,7 @@ def architecture() -> str:
 
 
 def _parts(module: Any) -> dict[str, Any]:
-    """The modules and parameters of a Jittor module by attribute; one with two names has the first."""
+    """The modules and parameters of a Jittor module by attribute; one with two names is listed under the first."""
     parameters, found, seen = dict(module.named_parameters()), {}, set()
     for key, value in vars(module).items():
         items = {f"{key}[{i}]": item for i, item in enumerate(value)} if isinstance(value, tuple) else {key: value}
@@ -167,7 +167,7 @@ def _in_order(module: Any) -> dict[str, Any]:
 
 
 def network() -> str:
-    """A panel for each class of more than one module, from `Net` on: its parts in the order of their use."""
+    """A panel for `Net` and each class in it that has several modules: its parts in the order of their use."""
     from net.Film import Net
 
     cards, todo, lower, panels = {}, [("", Net())], [0, 0, 0], []

@@ -174,7 +174,7 @@ def openvino_inference(inputs: Arrays, threads: int) -> Run:
 
 
 class Case(NamedTuple):
-    """Contenders, and what they compute. All their processes stay alive (`together`), or start again in each round."""
+    """Contenders, and what they compute. Their processes all stay alive (`together`), or start again in each round."""
 
     contenders: dict[str, tuple[Callable[[Arrays, int], Run], str, dict[str, str]]]
     sizes: tuple[tuple[int, int], ...]
@@ -205,7 +205,7 @@ CASES = {
 
 
 class Worker:
-    """A contender in a process, which runs once for every line it is sent."""
+    """A process with one contender, which runs once for every line that it receives."""
 
     def __init__(self, case: str, name: str, size: tuple[int, int], threads: int, root: Path = ROOT) -> None:
         self.case = case
@@ -316,7 +316,7 @@ def starts(threads: int) -> None:
 
 
 def new_sizes(threads: int, count: int) -> None:
-    """Fuse images of `count` sizes and equal area; print the time of the first image of a size over that of the next.
+    """Fuse images of `count` sizes and equal area; print the time of a size's first image over that of a later one.
 
     Also counts the kernels that Jittor compiles for them after the first image.
     """
@@ -414,7 +414,7 @@ def encoding_of_texts(encoder: str, threads: int, rounds: int) -> None:
 
 
 def make_pairs(root: Path, count: int) -> None:
-    """A data set `Pairs` in the layout of VLFDataset: PNGs about as large as those of MSRS, and text features."""
+    """Write a data set `Pairs` in the layout of VLFDataset: PNGs about as large as those of MSRS, and text features."""
     import cv2
 
     from utils.data.stored import STORED_SHAPE
@@ -459,7 +459,7 @@ def plain_preprocess(root: Path, path: Path) -> None:
 
 
 def busy_and_total() -> np.ndarray:
-    """Seconds since the machine's start, summed over its cores: those they worked, and all of them (proc(5))."""
+    """Processor seconds of all cores since the machine started: busy ones, and all (proc(5))."""
     ticks = [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
     return np.array([sum(ticks) - ticks[3] - ticks[4], sum(ticks)]) / os.sysconf("SC_CLK_TCK")
 
@@ -483,9 +483,9 @@ def measured(command: Sequence[str], cores: Sequence[int]) -> tuple[float, float
 
 
 def preprocess(pairs: int, rounds: int, cores: Sequence[int]) -> None:
-    """Time data_process.py and `plain_preprocess` alternately, with their starts, on the same pairs and these cores.
+    """Time data_process.py and `plain_preprocess` alternately, including their start, on the same pairs and cores.
 
-    The ratio means something only if other processes used little of the machine, which is printed too.
+    The ratio means something only if other processes used little of the processor; their share is printed too.
 
     Raises:
         UserError: one of the commands failed, or their files differ.

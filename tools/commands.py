@@ -1,7 +1,7 @@
 """The commands of an installed FILM (`pip install .`): film-train is train.py, and so on.
 
 pyproject.toml installs the repository as the package `film_jittor`. Its folder is put first on the path, so that the
-scripts find what they find in the repository.
+scripts can import `net`, `utils` and `tools` as in the repository.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 def _run(name: str) -> int:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    # The standard library has a module `test`, too.
+    # The standard library's module `test` may be imported already.
     sys.modules.pop(name, None)
     cli = importlib.import_module("utils.runtime.cli")
     return cli.run_command(importlib.import_module(name).main)

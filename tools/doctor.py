@@ -6,9 +6,9 @@
 The exit code is 0 if FILM can run, else 1. Every problem is a line that says what to do. The page appears on a broken
 machine too: nothing is imported before it is needed, and a check that raises an error becomes a line.
 
-How fast a kernel could be: a small program measures the machine's best arithmetic rate and memory bandwidth (on a GPU:
-a large matrix product and a large addition). With the operations and bytes of a kernel they give the least time that it
-can take (roofline model). A kernel is 'ok' up to `allowance` times that.
+Speed: a small program measures the machine's best arithmetic rate and memory bandwidth (on a GPU: a large matrix
+product and a large addition). These two rates and a kernel's operations and bytes give the least time that it can take
+(roofline model). A kernel is 'ok' up to a certain multiple of that time.
 """
 
 from __future__ import annotations
@@ -254,7 +254,7 @@ def best_time(compute: Callable[[], Any], repeats: int = 4) -> float:
 
 
 def gpu_yardstick() -> Yardstick:
-    """A matrix product of 4096 and y = x + 1 over 256 MiB, by Jittor."""
+    """A product of 4096x4096 matrices, and y = x + 1 over 256 MiB, by Jittor."""
     from utils.runtime.jittor_env import jt
 
     n = 4096
@@ -300,7 +300,7 @@ def kernels() -> list[Kernel]:
     def backward() -> list[jt.Var]:
         return jt.grad((block(x) * x).sum(), [x, *block.parameters()])
 
-    # The backward pass repeats the forward pass, then computes two products for each of it.
+    # The backward pass repeats the forward pass, then computes two products for each one in it.
     return [
         Kernel("matrix product", 2 * n**3, 12 * n * n, 3, lambda: [jt.matmul(a, a)]),
         Kernel("1x1 convolution", 6 * dim**2 * pixels, 16 * dim * pixels, 4, lambda: [ops.pointwise_conv(x, weight)]),
@@ -404,7 +404,7 @@ def check_speed(device: str) -> Iterator[Finding]:
 
 
 def checks(device: str) -> dict[str, Check]:
-    """The sections of the page in order; the last needs the others."""
+    """The sections of the page in order; the last runs only if the others found no failure."""
     return {
         "software": check_python,
         "packages": check_packages,

@@ -50,7 +50,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser.add_argument("--fused", type=method_folder, nargs="+", required=True, metavar="NAME=DIR", help=about)
     folders = parser.add_argument_group("sources in any two folders")
     folders.add_argument("--dir_a", type=Path, metavar="DIR", help="images A: infrared, MRI, over-exposed, near focus")
-    folders.add_argument("--dir_b", type=Path, metavar="DIR", help="images B, under the same names")
+    folders.add_argument("--dir_b", type=Path, metavar="DIR", help="images B, with the same names")
     about = "the names to average over, one per line (default: all images of dir_a)"
     folders.add_argument("--list", type=Path, metavar="FILE", help=about)
     layout = parser.add_argument_group("or sources in the layout of VLFDataset/")
@@ -88,7 +88,7 @@ def evaluate(args: argparse.Namespace) -> None:
         UserError: options, sources or fused images are missing or do not match.
     """
     dataset, sources = sources_of(args)
-    # Typing errors are found before the work begins.
+    # Find typing errors before the long computation.
     rows = published_rows(args.published or dataset) if args.published is not None else {}
     if len(dict(args.fused)) < len(args.fused):
         raise UserError("--fused: two methods of one name; each row of the table needs a different name")

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from skimage.io import imread
 from tqdm import tqdm
 
-# Run as a file, Python puts tools/ on its path, not the project.
+# If this runs as a file, Python has tools/ on its path, not the project.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.data.stored import to_stored
@@ -259,7 +259,7 @@ class Focus:
         radiance = to_linear(image)
         height, width = image.shape[:2]
         front = np.max([np.zeros((height, width)), *(mattes[name] for name in self.near)], axis=0)
-        # An extra strip of background in the front layer is not seen; a lost strip of an object is.
+        # An extra strip of background in the front layer is not visible; a missing strip of an object is.
         front = soft(cv2.dilate(front, np.ones((5, 5), np.uint8)), 0.7)
         foreground = fill(radiance, np.clip(4 * front, 0.0, 1.0), self.radius)
         # The background is taken only from well outside the outline: the border of an object in it would show as a rim.

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Make the virtual environment FOLDER with PYTHON, or with the newest supported Python that has all it needs.
 #     sh tools/make_venv.sh FOLDER [PYTHON]
-# What is missing is one line, with the way out, and exit code 2.
+# If something is missing, it prints one line that says what to do, and exits with code 2.
 supported="3.14 3.13 3.12 3.11"
 
 fail() {
@@ -42,7 +42,7 @@ for python in ${2:-$(for version in $supported; do echo "python$version"; done) 
     case $problem in
     "") exec "$python" -m venv "$1" ;;
     absent) [ -z "$2" ] || fail "$python: no such Python" ;;
-    # The system's python3 may be another version: that is no news.
+    # The system's python3 may be another version; ignore it then.
     is*) [ -z "$2" ] || fail "$python $problem; supported: Python $supported" ;;
     *) first=${first:-"$python $problem"} ;;
     esac

@@ -1,4 +1,4 @@
-"""The twelve metrics as plain formulas, with full 2-D windows: the oracle of `utils.evaluation.metrics`.
+"""The twelve metrics as plain formulas, with full 2-D windows: the test reference of `utils.evaluation.metrics`.
 
 The two share no code. Tests compare their values, `tools.benchmark metrics` their speed. Nothing here is optimised or
 checked. Images are float64 arrays (H, W) of integers in 0..255. Formulas: film.md, section 5, and the papers that
@@ -110,7 +110,7 @@ def vifp(reference: Image, image: Image) -> float:
 
 
 def sobel(image: Image) -> tuple[Image, Image]:
-    """Strength and angle of the Sobel gradient."""
+    """Strength and angle (radians, -pi/2..pi/2) of the Sobel gradient, with zeros around the image."""
     gx = convolve2d(image, [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], mode="same")
     gy = convolve2d(image, [[1, 2, 1], [0, 0, 0], [-1, -2, -1]], mode="same")
     angle = np.arctan(np.divide(gy, gx, out=np.full(gx.shape, np.inf), where=gx != 0))
@@ -118,7 +118,7 @@ def sobel(image: Image) -> tuple[Image, Image]:
 
 
 def qabf(fused: Image, image_a: Image, image_b: Image) -> float:
-    """Edges of A and B kept in the fused image, weighted by their strength."""
+    """The share of the edges of A and B that the fused image keeps, weighted by their strength."""
     strength_f, angle_f = sobel(fused)
     numerator = denominator = 0.0
     for source in (image_a, image_b):

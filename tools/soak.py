@@ -38,10 +38,10 @@ LONG = (200, 5000, 0.02)
 SHORT = (20, 60, 0.05)
 # By default glibc raises the size up to which blocks come from its heap. Fragmentation then makes the heap grow in the
 # first tens of steps (in eight trainings by 30 to 63 %), without a leak. With a fixed threshold, freed large blocks
-# return to the system, and the figures show what the process holds: ten short runs agreed to 3 %.
+# return to the system, and the numbers show what the process holds: ten short runs agreed to 3 %.
 FIXED_THRESHOLD = {"MALLOC_MMAP_THRESHOLD_": str(2**17)}
-WARM_UP = 0.25  # the first samples of a phase, of this share, do not count: kernels are loaded, buffers grow
-COMPARED = 0.3  # shares of the other samples, at their start and end, that are compared
+WARM_UP = 0.25  # this first share of a phase's samples does not count: kernels are loaded, buffers grow
+COMPARED = 0.3  # of the other samples, the first such share is compared with the last
 SLOWING = 0.25  # allowed growth of processor time per unit; wall time would depend on other processes
 INTERVAL = 0.2  # seconds between two samples
 
@@ -119,7 +119,7 @@ def changes(samples: Sequence[Sampled], label: str, allowed: float) -> list[str]
 
 
 def _cost(part: Sequence[Sampled]) -> float:
-    """Processor seconds per unit, from the end of one to the end of another; 0 if too few ended."""
+    """Processor seconds per unit, from the end of the first to the end of the last; 0 if too few ended."""
     ends = [after for before, after in pairwise(part) if after.done > before.done]
     units = ends[-1].done - ends[0].done if ends else 0
     return (ends[-1].seconds - ends[0].seconds) / units if units else 0.0

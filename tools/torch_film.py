@@ -1,4 +1,4 @@
-"""FILM's network and losses in PyTorch, written from the specification alone: the oracle of the Jittor code.
+"""FILM's network and losses in PyTorch, written from the specification alone: the test reference of the Jittor code.
 
 It shares only the two shapes of `net/shapes.py` with `net/` and `utils/training/losses.py`, so an error in one does not
 repeat in the other. Parameter names are the official ones. Only `hidden_dim` and `image2text_dim` can be chosen: the
@@ -137,7 +137,7 @@ class TwinNet(nn.Module):
     """The official network with PyTorch's initial values (`torch.manual_seed` decides them).
 
     Args:
-        hidden_dim: width of the text inside (a multiple of 8 that divides the tokens' pixels).
+        hidden_dim: width of the text tokens inside, a multiple of 8 that divides image2text_dim * 288 * 384.
         image2text_dim: channels of the image features that the text attends to.
     """
 
@@ -166,7 +166,7 @@ def keep_freed_memory() -> None:
     """Let the C library keep the memory of freed tensors for new ones, instead of returning it to the system.
 
     By default every large tensor is new memory, which the system clears page by page: a training step on the CPU takes
-    several times as long. The peak of the memory grows by about a quarter. Without glibc this does nothing.
+    several times as long. Peak memory grows by about a quarter. Without glibc this does nothing.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:

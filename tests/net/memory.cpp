@@ -1,5 +1,5 @@
-// Every CPU kernel, forward and backward, on arrays of exactly the size it is told: a sanitizer sees what is touched
-// beyond them. Arguments: batch, height, width, channels, heads, queries.
+// Runs every CPU kernel, forward and backward, on arrays of exactly the required size: a sanitizer reports accesses
+// outside them. Arguments: batch, height, width, channels, heads, queries.
 #include <cstdio>
 #include <cstdlib>
 
@@ -9,7 +9,7 @@
 #include "text.h"
 using namespace film;
 
-// Values that differ, between -1 and 1.
+// An array of varied values in -1..1.
 template <class T = float>
 struct Array {
     T* p;

@@ -17,7 +17,7 @@ from utils.training.losses import fusion_loss
 
 # Differences between this network and the official one, as the README states them.
 OUTPUT_TOLERANCE = 1e-5
-GRADIENT_NORM_TOLERANCE = 2e-3  # also of the slopes
+GRADIENT_NORM_TOLERANCE = 2e-3  # for the PReLU slopes too
 GRADIENT_TOLERANCE = 5e-3
 
 
@@ -128,7 +128,7 @@ def test_initial_values_follow_pytorchs_defaults():
     for name, bound in UNIFORM.items():
         value = parameters[name]
         assert np.abs(value).max() <= bound, name
-        # of n values the largest is within 5/n of the bound, the moments within four standard errors
+        # the largest of n values is within 5/n of the bound, the moments are within four standard errors
         assert np.abs(value).max() >= bound * (1 - 8 / value.size), name
         assert abs(value.mean()) <= 4 * bound / math.sqrt(3 * value.size), name
         assert abs(value.std() / (bound / math.sqrt(3)) - 1) <= 4 / math.sqrt(value.size), name

@@ -1,4 +1,4 @@
-"""The CPU kernels touch nothing beyond their arrays: compiled by themselves, with GCC's sanitizers."""
+"""The CPU kernels access nothing outside their arrays: they are compiled without Jittor, with GCC's sanitizers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FLAGS += ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory) -> Path:
-    """memory.cpp, compiled."""
+    """The compiled memory.cpp."""
     path = tmp_path_factory.mktemp("memory") / "memory"
     subprocess.run([os.environ.get("cc_path", "g++"), *FLAGS, f"-I{KERNELS}", SOURCE, "-o", path], check=True)
     return path

@@ -1,8 +1,8 @@
 """Every form of every operation against its reference form, forward and backward.
 
-To test a new operation, yield some of its inputs as `Case`s from `cases`. Each case is run on every fast form that the
-operation's row in net/ops has; on the CPU also the forms for CUDA, whose sources compile for both. The output and the
-gradients with respect to all float arrays must equal those of the reference form.
+A form is an implementation of an operation (net/ops). To test a new operation, yield some of its inputs as `Case`s
+from `cases`. Each case runs on every fast form; on the CPU also on those for CUDA, whose sources compile for both. The
+output and the gradients with respect to all float arrays must equal those of the reference form.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ only_cpu = pytest.mark.skipif(ON_GPU, reason="kernels of the CPU")
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of an operation. A call makes a random array; None and numbers are passed as they are.
+    """Inputs of an operation. A function makes an array; None and numbers are passed as they are.
 
-    Every array must equal the reference form's within `tolerance` of the largest value of that one, which counts as at
-    least `floor`.
+    An array may differ from the reference form's by `tolerance` times the largest value of the latter, or times `floor`
+    if that is larger.
     """
 
     operation: str
@@ -48,7 +48,7 @@ class Case:
 
 
 def random(*shape: int, scale: float = 1, shift: float = 0, seed: int = 0) -> Callable[[], np.ndarray]:
-    """Makes an array of normally distributed values."""
+    """A function that makes an array of normally distributed values, always the same."""
     return lambda: np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32) * scale + shift
 
 
@@ -110,7 +110,7 @@ def block_weights(c: int, bias: bool = False, norm_bias: bool = True, heads: int
 
 
 def evaluate(form: Callable[..., jt.Var], inputs: tuple) -> list[jt.Var]:
-    """The output of `form`, and the gradients of a random projection of it with respect to every float input; not yet
+    """The output y of `form`, and the gradients of sum(y * random weights) with respect to every float input; not yet
     computed."""
     variables = []
 
@@ -131,7 +131,7 @@ def evaluate(form: Callable[..., jt.Var], inputs: tuple) -> list[jt.Var]:
 
 
 def check(form: Callable[..., jt.Var], case: Case) -> None:
-    """Whether `form` equals the reference form of the case's operation."""
+    """Assert that `form` equals the reference form of the case's operation."""
     fast = evaluate(form, case.inputs)
     with ops.reference_only():
         plain = evaluate(getattr(ops, case.operation), case.inputs)
@@ -167,7 +167,7 @@ def test_block_with_biases_or_bias_free_norms_is_composed_of_operations(bias, no
 
 @pytest.fixture
 def gpu(monkeypatch) -> None:
-    """Make `ops` see a GPU: jt.flags refuses a device that is absent."""
+    """Make `ops` believe there is a GPU; jt.flags itself refuses an absent device."""
     monkeypatch.setattr(ops, "jt", SimpleNamespace(flags=SimpleNamespace(use_cuda=1)))
 
 
@@ -194,7 +194,7 @@ def test_the_form_of_the_device_is_chosen(monkeypatch):
 @only_cpu
 @pytest.mark.parametrize("form", [ops.conv3x3.cpu, ops.conv3x3.cuda])
 def test_only_kernels_whose_results_are_needed_run(form):
-    """The gradient of the weight alone does not compute the gradient of the image."""
+    """If only the gradient of the weight is needed, that of the image is not computed."""
     x, weight = jt.array(random(1, 2, 4, 5)()), jt.array(random(3, 2, 3, 3)())
     y = form(x, weight)
     y.sync()
@@ -212,7 +212,7 @@ def test_wrong_shape_is_refused():
 
 @only_cpu
 def test_gelu_is_exact_in_its_tails():
-    """Against scipy in float64, from -12 to 12, where exp underflows: within 2e-7 of the largest value."""
+    """Within 2e-7 * 12 of scipy in float64, from -12 to 12, where exp underflows."""
     gelu = KernelOperation(
         "simd.h",
         inputs={"x": "n"},
@@ -226,7 +226,7 @@ def test_gelu_is_exact_in_its_tails():
 
 @only_cpu
 def test_pooled_text_attention_survives_large_scores():
-    """Scores of several hundred: exp of them alone would overflow."""
+    """Scores of several hundred: exp would overflow without subtracting the maximum."""
     width, heads = 64, 8
     shapes = random(3 * width, width, scale=0.3), random(3 * width), random(width, width), random(width)
     inputs = random(1, 4, width, scale=40), random(1, 700, width, scale=40), *shapes

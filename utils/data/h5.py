@@ -55,7 +55,7 @@ class Sample:
 
 
 def constant_image(sample: Sample) -> str | None:
-    """Says which image of a sample has the same value everywhere; None if neither has."""
+    """Which image of a sample has the same value everywhere, as a message; None if neither has."""
     for side, image in (("A", sample.image_a), ("B", sample.image_b)):
         if image.min() == image.max():
             return f"image {side} is constant"

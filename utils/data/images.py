@@ -77,7 +77,7 @@ def require_one_size(a: np.ndarray, b: np.ndarray, image_a: Path, image_b: Path,
 
 
 def to_one_size(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Resize (bilinear) the image with fewer pixels of two (H, W) to the size of the other."""
+    """Resize (bilinear) the one of two images (H, W) that has fewer pixels to the size of the other."""
     height, width = max(a, b, key=np.size).shape
     return cv2.resize(a, (width, height)), cv2.resize(b, (width, height))
 

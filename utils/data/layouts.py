@@ -40,7 +40,7 @@ LAYOUTS = (
     # Its test list is that of CDDFuse (Zhao et al., CVPR 2023).
     Layout("RoadScene", "IVF", "cropinfrared/{name}", "crop_LR_visible/{name}", "RoadScene_test.txt"),
     Layout("M3FD", "IVF", "Ir/{name}", "Vis/{name}"),
-    # One folder per scene, with six ways to name files: the 55 scenes in long-wave infrared, not the sequences.
+    # One folder per scene, six naming schemes. Matches the 55 scenes in long-wave infrared, not the image sequences.
     Layout(
         "TNO",
         "IVF",

@@ -46,7 +46,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         shown = action.default not in (None, []) and action.default is not False
-        return super()._get_help_string(action) if shown else action.help  # super()._get_help_string(action)
+        return super()._get_help_string(action) if shown else action.help
 
 
 def positive_int(text: str) -> int:

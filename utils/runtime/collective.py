@@ -1,4 +1,4 @@
-"""Collective operations of several processes (`utils.runtime.processes`), by Jittor's MPI; one process sends nothing.
+"""Collective operations of several processes (`utils.runtime.processes`) with Jittor's MPI; one process sends nothing.
 
 Every process must make the same calls in the same order, because each call waits for all processes. Results are
 computed immediately: Jittor could run lazy operations in a different order in each process.
@@ -35,7 +35,7 @@ def barrier() -> None:
 
 
 def agree(values: np.ndarray, wish: bool) -> tuple[list[float], bool]:
-    """The mean of float32 `values` (n,) over the processes, and whether `wish` is true in any of them; one message."""
+    """The mean of float32 `values` (n,) over the processes, and whether `wish` is true in any of them."""
     *sums, wishes = total(np.append(values, np.float32(wish))).tolist()
     return [value / processes.count() for value in sums], wishes > 0
 

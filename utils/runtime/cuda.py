@@ -83,12 +83,12 @@ class Cuda:
 
 
 def text_of(version: Version | None) -> str:
-    """(13, 0) -> '13.0'."""
+    """(13, 0) -> '13.0'; None -> 'unknown'."""
     return "unknown" if version is None else ".".join(map(str, version))
 
 
 def look() -> Cuda:
-    """Find the parts of CUDA on this machine. Only if there is a driver, nvcc runs (twice)."""
+    """Find the parts of CUDA on this machine. nvcc runs (twice) only if a GPU is usable."""
     driver, gpus = driver_and_gpus()
     nvcc = find_nvcc()
     version = nvcc_version(nvcc) if nvcc and gpus else None
@@ -170,7 +170,7 @@ def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
 
 
 def find_nvcc() -> Path | None:
-    """$nvcc_path, else nvcc on the PATH, else in the usual folders of the toolkit."""
+    """$nvcc_path if it is set, else nvcc on the PATH; if missing, the one in the toolkit's usual folders, else None."""
     places = (os.environ.get("nvcc_path") or "nvcc", "/usr/local/cuda/bin/nvcc", "/opt/cuda/bin/nvcc")
     found = next(filter(None, map(shutil.which, places)), None)
     return Path(found).absolute() if found else None
@@ -185,13 +185,13 @@ def _nvcc_output(nvcc: Path, *options: str) -> str:
 
 
 def nvcc_version(nvcc: Path) -> Version | None:
-    """(13, 0) of `release 13.0, V13.0.88`; None if nvcc fails."""
+    """The version that nvcc prints: `release 13.0, V13.0.88` -> (13, 0); None if nvcc fails."""
     found = re.search(r"release (\d+)\.(\d+)", _nvcc_output(nvcc, "--version"))
     return (int(found[1]), int(found[2])) if found else None
 
 
 def toolkit_root(nvcc: Path) -> Path:
-    """The folder with include/ and lib64/. nvcc prints it, even if the nvcc on the PATH is a script or a link."""
+    """The folder with include/ and lib64/. nvcc prints its path, even if the nvcc on the PATH is a script or a link."""
     found = re.search(r"TOP=(.+)", _nvcc_output(nvcc, "--dryrun", "-E", "-x", "cu", "/dev/null"))
     return Path(found[1]).resolve() if found else nvcc.resolve().parent.parent
 

@@ -18,7 +18,7 @@ class UserError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked the command to end. Its exit code is 128 and the signal's number, as a shell has it."""
+    """A signal asked the command to end. The exit code is 128 + the signal's number, as in a shell."""
 
     def __init__(self, number: int) -> None:
         super().__init__()

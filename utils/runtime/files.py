@@ -16,7 +16,7 @@ from pathlib import Path
 
 from utils.runtime.errors import UserError
 
-# The temporary files of a killed process: names that `tempfile` makes of the prefix and suffix below.
+# The temporary files of a killed process: names that `tempfile` makes from the prefix and suffix below.
 _LEFTOVER = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\.[^.]*)?")
 # A file that was not modified for this long is no longer being written.
 _IDLE_SECONDS = 3600.0
@@ -61,7 +61,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn an `OSError` of the body, which writes `path`, into a `UserError` that names the file and the way out."""
+    """Turn an `OSError` of the body, which writes `path`, into a `UserError` with the file's name and what to do."""
     try:
         yield
     except OSError as error:

@@ -1,6 +1,6 @@
 """Start Jittor on this machine: the only module that imports it.
 
-Every module writes ``from utils.runtime.jittor_env import jt``. A plain ``import jittor`` ends the process on machines
+Other modules write ``from utils.runtime.jittor_env import jt``. A plain ``import jittor`` ends the process on machines
 with an nvcc but no CUDA runtime or driver, and on machines without network (it downloads oneDNN, cuTT and CUTLASS).
 This module prevents both before the import, and reports any other failure in one line.
 """
@@ -39,7 +39,7 @@ TRUST = "FILM_TRUST_CUDA"
 
 # The folder in which Jittor 1.3.11 looks for oneDNN before it downloads one (jittor/compile_extern.py, install_mkl).
 ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
-# name in that folder -> (the wheel that holds it, the file of the wheel that marks it)
+# link in that folder -> (wheel, the file in it to link to; for `include`, the folder of that file)
 ONEDNN_PARTS = {
     "include": ("onednn-devel-cpu-gomp", "dnnl.hpp"),
     "lib/libmkldnn.so": ("onednn-cpu-gomp", "libdnnl.so.2"),
@@ -112,7 +112,7 @@ class _CompileProgress:
 
 
 def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
-    """Prepare the machine, import Jittor (with the CUDA of `machine`, or without), and return it.
+    """Prepare the environment, import Jittor (with the CUDA of `machine`, or without if it is None), and return it.
 
     Raises:
         UserError: no compiler, no headers, no Jittor, or an import that fails (with its reason in one line).
@@ -157,7 +157,7 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
 
 
 def one_line(error: Exception) -> str:
-    """The first line of what an error says, without the colours of Jittor's log."""
+    """The first line of an error's message, without the colours of Jittor's log."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -166,7 +166,7 @@ def compute_on_gpu() -> None:
     """Compute small known results on the GPU with cuBLAS, cuRAND, a Jittor operator and a kernel.
 
     Raises:
-        RuntimeError: one does not compile, does not run, or has a wrong result.
+        Exception: a computation does not compile, does not run, or has a wrong result.
     """
     _set_device(use_cuda=True, tf32=False)
     source = "twice<<<1, 32>>>(in0_p, in0->num, out0_p);"
@@ -186,7 +186,7 @@ def compute_on_gpu() -> None:
 
 
 def try_gpu(machine: cuda.Cuda) -> str | None:
-    """Start Jittor with CUDA in another process and compute there. Returns None, or why it failed in one line.
+    """Start Jittor with CUDA in another process and compute there. Return why it failed in one line, else None.
 
     It has to be another process, because Jittor ends the process on failure, and cannot be imported twice.
     """
@@ -205,7 +205,7 @@ def try_gpu(machine: cuda.Cuda) -> str | None:
 
 
 def _problem(machine: cuda.Cuda) -> str | None:
-    """Why Jittor cannot use CUDA here; None if it can. If no reason is found, CUDA is tried, once on a machine."""
+    """Why Jittor cannot use CUDA here; None if it can. If nothing is missing, CUDA is tried, once per machine."""
     found = cuda.problem(machine)
     if found or os.environ.get(TRUST) == "1":
         return found
@@ -225,7 +225,7 @@ def _problem(machine: cuda.Cuda) -> str | None:
 
 
 def _set_device(use_cuda: bool, tf32: bool) -> None:
-    """Set Jittor's device; no other function does."""
+    """Set Jittor's device and the precision of matrix products."""
     jt.flags.use_cuda = int(use_cuda)
     if use_cuda:
         # cuBLAS in full float32 (CUBLAS_COMPUTE_32F), or with operands rounded to TF32.
@@ -242,7 +242,7 @@ def use_device(name: str, tf32: bool = False) -> str:
         tf32: matrix products on a GPU may round their operands to TF32 (10 bits of mantissa); no effect on a CPU.
 
     Raises:
-        UserError: 'cuda' is unavailable here.
+        UserError: `name` is unknown, or 'cuda' is unavailable here.
     """
     if name not in DEVICES:
         raise UserError(f"device {name!r}: expected one of {', '.join(DEVICES)}")

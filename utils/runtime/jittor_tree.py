@@ -1,11 +1,11 @@
-"""A copy of the installed Jittor that works with NumPy 2 and Python 3.13; the installed one is not touched.
+"""A copy of the installed Jittor that works with NumPy 2 and Python 3.13 and 3.14; the installed one is not touched.
 
 jittor-1.3.11.patch says what is changed and why. It is applied only if each file to change is the very file that it was
 written for (by SHA-256): any other Jittor, such as a later one that works with NumPy 2, is used as it is. The patched
-Jittor works with NumPy 1 too.
+Jittor also works with NumPy 1.
 
-All environments of a user share one copy, so what one of them has compiled is not compiled again for another of the
-same Python.
+All environments of a user share one copy, so what one of them has compiled is not compiled again for another
+with the same Python.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ LEFT_OUT = {"test", "demo", "notebook", "__pycache__"}
 
 
 class Change(NamedTuple):
-    """What the patch does to one file: (old, new) for each hunk."""
+    """What the patch does to one file, whose SHA-256 it names: (old, new) text for each hunk."""
 
     sha256: str
     hunks: list[tuple[str, str]]
 
 
 def prefer_patched(patch: Path = PATCH) -> Path | None:
-    """Put a patched copy of the installed Jittor first on the path; return its folder, or None where it does not apply.
+    """Put a patched copy of the installed Jittor first on the path; return its folder (None: the patch does not apply).
 
     Raises:
         UserError: the copy cannot be written.
     """
-    # Not importlib.util.find_spec, which returns a Jittor that is imported already.
+    # Not importlib.util.find_spec, which would return a Jittor that is already imported.
     spec = PathFinder.find_spec("jittor")
     if spec is None or spec.origin is None:
         return None
@@ -62,7 +62,7 @@ def prefer_patched(patch: Path = PATCH) -> Path | None:
 def jittor_home() -> Path:
     """The folder below which Jittor has its cache, `.cache/jittor`, found without starting Jittor.
 
-    It is $JITTOR_HOME. Jittor notes that in a file for later starts, which may have no such variable.
+    It is $JITTOR_HOME, else the value that Jittor saved at an earlier start with this variable, else the home folder.
     """
     if home := os.environ.get("JITTOR_HOME"):
         return Path(home)
@@ -97,7 +97,7 @@ def applies(changes: dict[str, Change], installed: Path) -> bool:
 def patched_copy(installed: Path, changes: dict[str, Change], parent: Path) -> Path:
     """Return the patched copy of the Jittor in the folder `installed`; make it below `parent` if it is missing.
 
-    Its name is a digest of all that is in it. It is renamed into place when it is complete, so several processes can
+    The name is a digest of its contents. It is renamed into place when it is complete, so several processes can
     start at the same time.
     """
     contents = {name: (installed / name).read_bytes() for name in _files(installed)}

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from utils.runtime.errors import UserError
 
-# A process that fails waits this long, because process 0 most often reports the same error.
+# A failed process other than 0 waits this long before it prints: usually process 0 reports the same error first.
 PRECEDENCE_SECONDS = 2.0
 
 
@@ -90,7 +90,7 @@ def prepare() -> None:
 
 
 def _is_bound() -> bool:
-    """Whether mpirun has bound this process to certain cores (by default, with up to two processes: to one core)."""
+    """Whether mpirun has bound this process to certain cores (its default with up to two processes: one core each)."""
     return "OMPI_MCA_orte_bound_at_launch" in os.environ
 
 
@@ -115,10 +115,10 @@ def silence_others() -> None:
 
 
 def leave(code: int, message: str, by_agreement: bool = False) -> int:
-    """Print why this process fails (only process 0, if all end `by_agreement`), and return its exit code.
+    """Print why this process ends (if all end `by_agreement`, only process 0 prints), and return its exit code.
 
-    One of several processes ends here without MPI_Finalize, which would wait for the others: mpirun sees the exit
-    code and ends them too.
+    One of several processes does not return: it ends here without MPI_Finalize, which would wait for the others.
+    mpirun sees the exit code and ends them too.
     """
     if count() == 1:
         print(message, file=sys.stderr)

@@ -20,8 +20,8 @@ def map_ahead(
 ) -> Iterator[Result]:
     """Yield `function` of every item, in order; several threads compute the next results in advance.
 
-    At most two results per thread are in progress or waiting, so memory does not grow with the number of items. If an
-    item fails, its error is raised in its place, and items that have not been started are dropped.
+    At most two results per thread are in progress or waiting, so memory does not grow with the number of items. If
+    `function` raises, its error is raised in place of the result, and items that have not been started are dropped.
 
     Threads, not processes, because decoding, NumPy and OpenCV release the interpreter lock, and because Jittor ends
     the main process when a child process dies.

@@ -157,7 +157,7 @@ class Tokens:
     Attributes:
         ids: token ids, int64 (n, 149).
         mask: int64 (n, 149), 1 for tokens, 0 for padding.
-        lengths: the number of tokens of each complete text.
+        lengths: the number of tokens of each text before truncation.
     """
 
     ids: np.ndarray

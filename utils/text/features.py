@@ -50,7 +50,7 @@ def read_paragraph(path: Path) -> str:
     """The text of a UTF-8 file without byte-order mark and surrounding white space.
 
     Raises:
-        UserError: the file is missing, empty, or not UTF-8.
+        UserError: the file is missing, unreadable, empty, or not UTF-8.
     """
     try:
         text = path.read_text(encoding="utf-8-sig").strip()
