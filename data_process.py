@@ -42,7 +42,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     tasks = "; ".join(f"{key}: {task.title} ({', '.join(task.datasets)})" for key, task in TASKS.items())
-    add("--task", choices=tuple(TASKS), help=f"{tasks} (default: that of the layout, else IVF)")
+    add("--task", choices=tuple(TASKS), help=f"{tasks} (default: that of the --raw layout, else IVF)")
     add(
         "--dataset",
         help="name of the data set: its folder in the task's folder (default: that of the layout or folder, else MSRS)",
@@ -52,9 +52,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--size",
         choices=SIZES,
         default="small",
-        help="small: resize training images to 288x384 (not those of MIF, and no test images); original: resize none",
+        help="small: resize training images (only these) to 288x384, except those of MIF; original: resize none",
     )
-    add("--skip_bad", action="store_true", help="leave out bad pairs, and name them")
+    add("--skip_bad", action="store_true", help="name bad pairs and leave them out")
     add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
     add_source_options(parser)
     add = parser.add_argument_group("text").add_argument
@@ -75,10 +75,10 @@ def get_args_parser() -> argparse.ArgumentParser:
 
 
 def read_sample(pair: Pair, features: FeatureFiles | EncodedText, resize: bool) -> Sample:
-    """Read the text feature and the gray images of a pair, resized to 288x384 if `resize`, and divided by 255.
+    """Read the gray images of a pair, scaled to 0..1 and if `resize` resized to 288x384, and its text feature.
 
     Raises:
-        UserError: a file is missing or unreadable, or the two images differ in size.
+        UserError: a file is missing or unreadable, or the two images differ in size before they are resized.
     """
     a, b = read_gray(pair.image_a), read_gray(pair.image_b)
     require_one_size(a, b, pair.image_a, pair.image_b)
@@ -122,7 +122,7 @@ def data_process(args: argparse.Namespace) -> None:
     """Write the H5 file that the options describe.
 
     Raises:
-        UserError: a list, image, text or feature is missing or bad; no H5 file is written then.
+        UserError: a list, image, text or feature is missing or bad. No H5 file is written.
     """
     source = find_source(args, args.mode)
     print(source.found)

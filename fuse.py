@@ -3,10 +3,10 @@
     python fuse.py ir.png vi.png -o fused.png --text "A man walks past a parked car at night, ..."
     python fuse.py infrared/ visible/ -o fused/ --color
 
-A is the infrared image (MRI, over-exposed, near focus), B the visible one (CT/PET/SPECT, under-exposed, far focus).
+A is the infrared, MRI, over-exposed or near-focus image; B the visible, CT/PET/SPECT, under-exposed or far-focus one.
 
 --text, --text_file or --text_feature apply to all pairs. Without them the text of a pair is Text/<name>.txt or
-TextFeature/<name>.npy next to the images, else a neutral sentence, and a line says so.
+TextFeature/<name>.npy next to the images, else a neutral sentence; the output says so.
 """
 
 from __future__ import annotations
@@ -57,12 +57,12 @@ def get_args_parser() -> argparse.ArgumentParser:
     text = parser.add_mutually_exclusive_group()
     text.add_argument("--text", help="an English paragraph that describes both images")
     text.add_argument("--text_file", type=Path, metavar="F", help="a UTF-8 file with this paragraph")
-    text.add_argument("--text_feature", type=Path, metavar="F.npy", help="its feature, float32 (1, 149, 768)")
+    text.add_argument("--text_feature", type=Path, metavar="F.npy", help="its text feature, float32 (1, 149, 768)")
     add(
         "--text_encoder",
         metavar="ENCODER",
         default="auto",
-        help="the encoder of the training, as in data_process.py (default: ready features if any exist, else bert)",
+        help="the encoder of the training data, see data_process.py (default: ready features if any exist, else bert)",
     )
     add("--task", choices=tuple(TASKS), default="IVF", help="selects the default checkpoint (default: IVF)")
     add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
@@ -151,7 +151,7 @@ def fuse_files(args: argparse.Namespace) -> None:
     path = checkpoint_path(args.ckpt_path, args.task)
     jobs = find_jobs(args.a, args.b, args.out, args.task)
     if len(jobs) == 1:
-        # Check them before a text encoder's download, which may take minutes.
+        # Fail early: downloading a text encoder may take minutes.
         read_images(jobs[0].pair, args.resize)
     feature = features_of([job.pair for job in jobs], args)
 

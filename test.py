@@ -65,7 +65,7 @@ def color_files(args: argparse.Namespace, dataset: H5Dataset) -> dict[str, tuple
     `find_source`.
 
     Raises:
-        UserError: a sample has no files.
+        UserError: a sample has no files, or the source options do not fit.
     """
     default = get_args_parser().get_default
     chosen = any(getattr(args, option) != default(option) for option in ("root", "raw", "dir_a", "dir_b", "list"))
@@ -119,13 +119,13 @@ def fuse_dataset(
 ) -> tuple[list[Values], int]:
     """Fuse, write and measure the pairs of `dataset` one by one; memory does not grow with their number.
 
-    Threads write and measure several pairs at a time. (They wait while Jittor computes, because it holds Python's
-    lock.) The metrics are those of the 8-bit images.
+    Threads write and measure several pairs at a time. (They wait while Jittor computes, because it holds the
+    interpreter lock.) The metrics are those of the 8-bit images.
 
     Args:
         gray: the folder of the fused images, <name>.png.
-        rgb: the folder of the color images.
-        files: the image files of every pair, for color images; empty to write none.
+        rgb: the folder of the colour images.
+        files: the image files of every pair, for colour images; empty to write none.
 
     Returns:
         The metrics of every pair, and the number of pairs in `files` without colours.
@@ -152,7 +152,7 @@ def gather_values(names: Sequence[str], own: Sequence[Values]) -> dict[str, Valu
 
 @dataclass(frozen=True)
 class PageRows(Sequence["PageRow"]):
-    """The rows of the pages: A, B, the fused image in `gray`, the color one in `rgb` if any, and the metrics.
+    """The rows of the pages: A, B, the fused image in `gray`, the colour one in `rgb` if any, and the metrics.
 
     The images of a row are read on access: those of a complete data set may not fit in memory.
     """

@@ -2,7 +2,7 @@
 
     python train.py --dataset_path VLFDataset_h5/MSRS_train.h5
 
-A run writes everything to its folder under exp/: checkpoints, log, loss curve, pictures, TensorBoard events, its code.
+A run writes to its folder under exp/: checkpoints, log, loss curve, pictures, TensorBoard events, a copy of the code.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from utils.training.stop import StopRequest
 if TYPE_CHECKING:
     from utils.training.trainer import Trainer
 
-BATCHES_WITH_PICTURES = 2
+BATCHES_WITH_PICTURES = 2  # of each epoch
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -111,7 +111,7 @@ def train_one_epoch(
     with bar:
         started = time.perf_counter()
         for index, batch in enumerate(bar, start=done):
-            # Jittor's random state cannot be saved, so every step sets it from its own number.
+            # Jittor's random state cannot be saved, so each step seeds it with --seed plus the step number.
             jt.set_global_seed((abs(args.seed) + trainer.step) % 2**31, different_seed_for_mpi=False)
             losses, fused = step_or_save(trainer, batch, stop.mean, run, args.keep)
             now = time.perf_counter()
@@ -131,7 +131,7 @@ def train_one_epoch(
 
 
 def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> None:
-    """Train with the options `args`, from `checkpoint` if there is one.
+    """Train with the options `args`; resume from `checkpoint` if there is one.
 
     Raises:
         UserError: bad data, a checkpoint that does not fit, or a loss that is not finite.

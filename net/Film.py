@@ -51,10 +51,10 @@ class TextProjection(jt.nn.Module):
 
 
 class ImageToText(jt.nn.Module):
-    """Turn image features into tokens that text can attend to: (b, 32, H, W) -> (b, 13824, hidden_dim).
+    """Turn image features into tokens that text can attend to: (b, 32, H, W) -> (b, T, hidden_dim).
 
     The features are resized to 288x384, then read in memory order: a token is a run of `hidden_dim` consecutive pixels
-    of one channel. This is unusual, but it is what the official network does.
+    of one channel. This is unusual, but it is what the official network does. T is 13824 at the defaults.
     """
 
     def __init__(self, mid_channel: int, image2text_dim: int, hidden_dim: int) -> None:
@@ -107,7 +107,7 @@ class CrossAttention(jt.nn.Module):
 
 
 class GuidedBranch(jt.nn.Module):
-    """The branch of a guidance stage for one image: (b, in, H, W) and text (b, L, hidden_dim) -> (b, 32, H, W)."""
+    """The branch of a guidance stage for one image: (b, in, H, W) and text (b, L, hidden_dim) -> (b, mid, H, W)."""
 
     def __init__(
         self,
@@ -175,14 +175,17 @@ class Net(jt.nn.Module):
     Args:
         mid_channel: channels of the image features.
         decoder_num_heads: heads of every attention.
-        ffn_factor: hidden channels of the feed-forward networks, in units of their width.
+        ffn_factor: hidden channels of the feed-forward networks, as a multiple of their width.
         bias: whether the convolutions of the transformer blocks have a bias.
         LayerNorm_type: 'WithBias' or 'BiasFree'.
         out_channel: channels of the fused image.
-        hidden_dim: width of text tokens inside the network; must divide 288 * 384 * image2text_dim.
-        image2text_dim: channels of the image features that text attends to; FILM needs it equal to `mid_channel`.
-        pooling: how text positions are pooled; FILM uses 'avg'.
-        normalization: how the pooled guidance is normalised; FILM uses 'l1'.
+        hidden_dim: width of text tokens; a multiple of the heads that divides 288 * 384 * image2text_dim.
+        image2text_dim: channels of the image features that text attends to; must equal `mid_channel`.
+        pooling: how text positions are pooled; only 'avg'.
+        normalization: how the pooled guidance is normalised; only 'l1'.
+
+    Raises:
+        ValueError: the arguments do not describe a network that this code supports.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The layers of FILM, with the initial values that are PyTorch's defaults (film.md, section 1)."""
+"""The layers of FILM, with PyTorch's default initial values (film.md, section 1)."""
 
 from __future__ import annotations
 

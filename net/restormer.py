@@ -36,7 +36,7 @@ class LayerNorm(jt.nn.Module):
 class Attention(jt.nn.Module):
     """The parameters of MDTA: multi-head attention between channels instead of pixels.
 
-    MDTA(x) = project_out(channel_attention(qkv_dwconv(qkv(x)))), where qkv makes 3 dim channels of dim.
+    MDTA(x) = project_out(channel_attention(qkv_dwconv(qkv(x)))), where qkv maps dim channels to 3 dim.
     """
 
     def __init__(self, dim: int, heads: int, bias: bool) -> None:
@@ -49,7 +49,7 @@ class Attention(jt.nn.Module):
 class FeedForward(jt.nn.Module):
     """The parameters of GDFN: a gated feed-forward network.
 
-    GDFN(x) = project_out(gated_gelu(dwconv(project_in(x)))), where project_in makes 2 hidden channels of dim.
+    GDFN(x) = project_out(gated_gelu(dwconv(project_in(x)))), where project_in maps dim channels to 2 hidden.
     """
 
     def __init__(self, dim: int, ffn_expansion_factor: float, bias: bool) -> None:
@@ -64,8 +64,8 @@ class TransformerBlock(jt.nn.Module):
 
     Args:
         dim: channels, a multiple of `heads`.
-        heads: groups of channels that attend to each other.
-        ffn_expansion_factor: hidden channels of the feed-forward network, in units of `dim`.
+        heads: groups of channels; channels attend to those of their own group.
+        ffn_expansion_factor: hidden channels of the feed-forward network, as a multiple of `dim`.
         bias: whether its convolutions have a bias.
         LayerNorm_type: 'WithBias' or 'BiasFree'.
     """

@@ -43,7 +43,7 @@ class Operation:
     """One row of the table: the forms of an operation, which take the same arguments and return the same result.
 
     A call uses the form for the current device. It uses the reference form if there is none, if that form returns
-    `NotImplemented` because it does not support the arguments, and within `reference_only`.
+    `NotImplemented` because it does not support the arguments, or within `reference_only`.
     """
 
     reference: Form
@@ -56,7 +56,7 @@ class Operation:
         return self.reference(*arguments) if result is NotImplemented else result
 
 
-# The CPU computes depthwise_conv3x3, gated_gelu, channel_layer_norm and channel_attention within transformer_block.
+# Operations that only a transformer block uses have no CPU form: on the CPU, transformer_block computes them.
 pointwise_conv = Operation(reference.pointwise_conv, cpu=cpu.pointwise_conv)
 conv3x3 = Operation(reference.conv3x3, cpu=cpu.conv3x3, cuda=cuda.conv3x3)
 depthwise_conv3x3 = Operation(reference.depthwise_conv3x3, cuda=cuda.depthwise_conv3x3)

@@ -15,7 +15,7 @@ KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 
 @cache
 def kernel_header(file: str) -> str:
-    """The include line of a file below net/kernels, with a digest of all of them, so that Jittor recompiles edits.
+    """The include line of a file in net/kernels. It holds a digest of all files there: Jittor recompiles after edits.
 
     The files include each other by ``# include``, with a space: Jittor's scanner would search ``#include "x.h"`` in
     its own folders only, and fail.
@@ -45,15 +45,15 @@ class KernelOperation:
     ``out``.
 
     Args:
-        file: the header below net/kernels that declares the kernels. A .cuh file is for CUDA; its sources compile for
+        file: the header in net/kernels that declares the kernels. A .cuh file is for CUDA; its sources compile for
             the CPU as well.
         inputs: the inputs and their dimensions: ``"b 3c h w"`` names the sizes b, c, h and w; an integer is a factor.
-            A name that ends in ``?`` may be None, and then it and its gradient are null pointers. `int` in place of
+            An input whose name ends in ``?`` may be None; it and its gradient are then null pointers. `int` in place of
             dimensions marks a number that is passed on as a size.
         makes: the other arrays that sources fill, `y` among them, and their dimensions.
         forward: the source of the forward pass.
         backward: the sources of the backward pass.
-        setup: C++ before each source.
+        setup: C++ that begins each source.
         float64: the arrays of `makes` that are float64; the others are float32.
     """
 
@@ -82,7 +82,7 @@ class KernelOperation:
         self.texts: dict[tuple[str, ...], str] = {}
 
     def __call__(self, *arguments: jt.Var | int | None) -> jt.Var:
-        """`y`, or NotImplemented if a required input is None. A ValueError names an array of a wrong shape."""
+        """`y`, or NotImplemented if a required input is None. A ValueError names an array whose shape does not fit."""
         absent = [None] * (len(self.parameters) - len(arguments))
         given = dict(zip(self.parameters, [*arguments, *absent], strict=True))
         if any(value is None and name not in self.optional for name, value in given.items()):

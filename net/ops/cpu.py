@@ -92,8 +92,8 @@ take_pixels = KernelOperation(
     backward=["nearest_resize_backward(s, dy, rows, columns, dx);"],
 )
 
-# The backward pass reads `v` and `scores` (`Scores::write` in kernels/attention.h). `dmiddle` is the gradient between
-# the halves of the block.
+# The backward pass reads `v` and `scores` (`Scores::write` in kernels/attention.h). `dmiddle` is the gradient of
+# what the attention half passes to the feed-forward half.
 _transformer_block = KernelOperation(
     "block.h",
     inputs={
@@ -140,7 +140,7 @@ def transformer_block(
     depthwise: Layer,
     project_out: Layer,
 ) -> jt.Var:
-    """The block in two passes over x (b, c, H, W), for norms with and convolutions without a bias.
+    """The block in two passes over x (b, c, H, W), for norms with a bias and convolutions without; else NotImplemented.
 
     The first pass sums the scores of the channel attention. The second computes the output of the attention row by row
     and applies the feed-forward network to it.

@@ -1,6 +1,6 @@
 """The fast forms for a GPU: CUDA kernels of net/kernels/cuda, where Jittor's own operators are slow.
 
-`reference` says what each computes. Operations without a form here are matrix products (cuBLAS) or element-wise.
+`reference` says what each computes. Operations without a form here are mainly matrix products (cuBLAS) or element-wise.
 No form needs cuDNN. Sums are in float32 and always in the same order. The sources also compile for the CPU, where
 loops replace the threads, so that they can be tested without a GPU.
 """

@@ -45,7 +45,7 @@ def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
 
 
 def gated_gelu(x: jt.Var) -> jt.Var:
-    """Halves x1, x2 of x (b, 2h, H, W) -> gelu(x1) * x2 (b, h, H, W), gelu(z) = z (1 + erf(z / sqrt 2)) / 2."""
+    """gelu(x1) * x2 of the channel halves of x (b, 2h, H, W) -> (b, h, H, W), gelu(z) = z (1 + erf(z / sqrt 2)) / 2."""
     x1, x2 = jt.chunk(x, 2, dim=1)
     return x1 * (1 + jt.erf(x1 * math.sqrt(0.5))) * 0.5 * x2
 
@@ -53,8 +53,8 @@ def gated_gelu(x: jt.Var) -> jt.Var:
 def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
     """Layer norm over the channels of every pixel: x (b, c, H, W), weight and bias (c,).
 
-    (x - mu) / sqrt(var + 1e-5) * weight + bias with the biased variance; without a bias, mu is
-    subtracted only within the variance.
+    (x - mu) / sqrt(var + 1e-5) * weight + bias, with the population variance. Without a bias:
+    x / sqrt(var + 1e-5) * weight, with the same variance.
     """
     centred = x - x.mean(dim=1, keepdims=True)
     scale = 1 / jt.sqrt((centred * centred).mean(dim=1, keepdims=True) + LAYER_NORM_EPS)
@@ -66,8 +66,8 @@ def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var
 def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
     """Attention between channels: qkv (b, 3c, H, W), temperature (heads, 1, 1) -> (b, c, H, W).
 
-    Channel = head * (c / heads) + i. Per head, with q and k L2-normalised along their pixels (c/heads, H W):
-    softmax(q k^T * temperature) v.
+    A head has c / heads consecutive channels. Per head, with q, k and v (c / heads, H W), and q and k L2-normalised
+    over the pixels: softmax(q k^T * temperature) v.
     """
     batch, channels, height, width = qkv.shape
     heads = temperature.shape[0]
@@ -137,7 +137,7 @@ def take_pixels(x: jt.Var, rows: jt.Var, columns: jt.Var) -> jt.Var:
 
 
 def nearest_indices(length: int, out_length: int) -> np.ndarray:
-    """The source index (int32) of each of `out_length` positions over `length`; the ratio is a float32, as in torch."""
+    """The source index of each output position, int32 (out_length,); the ratio is float32, as in torch."""
     ratio = np.float32(length) / np.float32(out_length)
     indices = np.floor(np.arange(out_length, dtype=np.float32) * ratio).astype(np.int32)
     return np.minimum(indices, length - 1)

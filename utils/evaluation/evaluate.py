@@ -44,7 +44,7 @@ def find_sources(dir_a: Path, dir_b: Path, list_path: Path | None = None) -> dic
     """The files of A and B by name, in the order of the list; without a list, of all images in `dir_a`.
 
     Raises:
-        UserError: names the folder, the list or the image that is missing.
+        UserError: a folder, the list or an image is missing, or `dir_a` holds no image.
     """
     folder_a, folder_b = ImageFolder(dir_a), ImageFolder(dir_b)
     listed = read_list(list_path) if list_path else sorted(folder_a.files)
@@ -54,12 +54,12 @@ def find_sources(dir_a: Path, dir_b: Path, list_path: Path | None = None) -> dic
 
 
 def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
-    """The fused image of every name in `folder`, with any suffix; the PNG if there are several.
+    """The fused image in `folder` of each of `names`, with any suffix; the PNG if there are several.
 
-    Images that are not in `names` are left out, and a warning names them.
+    Other images are left out, and a warning names them.
 
     Raises:
-        UserError: names the images that are missing; an average over the others would be misleading.
+        UserError: images are missing; an average over the others would be misleading.
     """
     names = list(names)
     images = ImageFolder(folder)
@@ -90,7 +90,7 @@ def evaluate_files(
 
 
 def mean_row(values: Mapping[str, Values]) -> dict[str, float]:
-    """The mean of each metric over the images. It is NaN if one image has NaN, and a warning names that image."""
+    """The mean of each metric over the images. It is NaN if an image has NaN; a warning names the images."""
     for metric in METRICS:
         if undefined := [name for name, row in values.items() if math.isnan(row[metric])]:
             logger.warning(

@@ -18,7 +18,7 @@ SHIPPED = Path(__file__).resolve().parents[2] / "models"
 
 
 def checkpoint_path(given: Path | None, task: str) -> Path:
-    """The weights to use: those given, else models/<task>.pth here, else those that ship with this code.
+    """The weights to use: those given, else models/<task>.pth, else those that ship with this code.
 
     Raises:
         UserError: there is no such file.

@@ -3,7 +3,7 @@
 Every metric is a pure function of gray images, (H, W) arrays with values 0..255, the fused image first. Integer arrays
 are converted; input that would silently change the result raises a `ValueError`: values in 0..1, values
 outside 0..255, NaN and infinities, shapes that differ. Arithmetic is float64 throughout (the official code averages
-some of them in float32, which moves the seventh digit).
+some metrics in float32, which changes the seventh digit).
 
 Where a formula divides zero by zero (the correlation with a constant image, Qabf of two constant sources) the result is
 NaN, as in the official code; only VIFF, in both codes, counts a constant source as 1.
@@ -100,7 +100,7 @@ def standard_deviation(fused: Image, /) -> float:
 
 @_metric
 def spatial_frequency(fused: Image, /) -> float:
-    """SF: sqrt(mean of squared horizontal + mean of squared vertical differences), means over existing differences."""
+    """SF: sqrt(mean of squared horizontal differences + mean of squared vertical differences), without padding."""
     return np.sqrt(np.mean(np.diff(fused, axis=1) ** 2) + np.mean(np.diff(fused, axis=0) ** 2))
 
 
@@ -138,7 +138,7 @@ def correlation(fused: Image, image_a: Image, image_b: Image, /) -> float:
 
 @_metric
 def psnr(fused: Image, image_a: Image, image_b: Image, /) -> float:
-    """PSNR: in dB; the peak is the fused image's own maximum, the error is MSE. Infinite where the error is 0."""
+    """PSNR: in dB; the peak is the fused image's own maximum, the error is MSE. Infinite if the error is 0."""
     return 10 * np.log10(fused.max() ** 2 / mean_squared_error.__wrapped__(fused, image_a, image_b))
 
 
@@ -231,7 +231,7 @@ def _pearson(x: Image, y: Image) -> float:
 
 
 def _gaussian(image: Image, window: NDArray[np.float64]) -> Image:
-    """`image` under a separable `window` (N, 1), only where the window is completely inside."""
+    """`image` filtered with a separable `window` (N, 1), only where the window is completely inside."""
     inside = slice(len(window) // 2, -(len(window) // 2))
     return cv2.sepFilter2D(image, -1, window, window)[inside, inside]
 
@@ -239,7 +239,7 @@ def _gaussian(image: Image, window: NDArray[np.float64]) -> Image:
 def _local_moments(
     fused: Image, image_a: Image, image_b: Image, local_mean: Callable[[Image], Image]
 ) -> tuple[Image, Image, list[tuple[Image, Image, Image]]]:
-    """Moments in the windows of `local_mean`, those of F computed once for both sources.
+    """Means, variances and covariances in the windows of `local_mean`.
 
     Returns:
         mean of F, variance of F, and for A and for B (mean, variance, covariance with F). Variances are never negative.

@@ -27,7 +27,7 @@ from utils.runtime.files import atomic_path
 from utils.runtime.threads import map_ahead
 
 PARTS = Path(__file__).resolve().parent / "report_page"
-# The images of a page together; base64 adds a third. Browsers open such a file in about a second.
+# Limit for all images of a page; base64 adds a third. Browsers open such a file in about a second.
 IMAGE_BYTES = 30_000_000
 JPEG_QUALITY = 90
 # Images that do not fit as JPEG are reduced by this factor repeatedly, but not below the size of a thumbnail.
@@ -131,7 +131,7 @@ def mean_ranks(metrics: Sequence[Mapping[str, float]]) -> list[float]:
 def both_ends_first(ranks: Sequence[float]) -> list[tuple[int, str]]:
     """The order of the page: (index, "best", "worst" or "") of every pair, up to `ENDS` of the best and of the worst.
 
-    The very worst is the first of the worst. No pair is both; of a small odd number, the middle one is neither.
+    The worst pair of all is the first of the worst. No pair is both; of 1, 3 or 5 pairs the middle one is neither.
     """
     order = sorted(range(len(ranks)), key=ranks.__getitem__)
     ends = min(ENDS, len(order) // 2)

@@ -18,7 +18,7 @@ from utils.training.unpickle import MAX_BYTES, Refused, RestrictedUnpickler, Sto
 if TYPE_CHECKING:
     from utils.runtime.jittor_env import jt
 
-# `jt.save` ends a file with the SHA-1 of the pickle and this mark.
+# `jt.save` ends a file with the SHA-1 of the pickle (20 bytes) and this mark.
 JITTOR_MARK = b"HCAJSLHD"
 # Official files carry the prefix of DataParallel.
 PREFIX = "module."
@@ -57,7 +57,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Nothing is executed (`utils.training.unpickle`), and memory and time stay in proportion to the size of the file.
 
     Raises:
-        UserError: the file is missing, damaged, larger than half a gigabyte, or holds something other than tensors,
+        UserError: the file is missing, damaged, larger than `MAX_BYTES`, or holds something other than tensors,
             arrays, numbers, strings, lists, tuples and dictionaries.
     """
     path = Path(path)
@@ -80,10 +80,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path, checkpoint: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
-    """The parameters in a checkpoint by their official names, with or without ``module.``, with or without 'model'.
+    """The parameters in a checkpoint by their official names, without the prefix ``module.``.
 
     Args:
-        path: the file of either framework.
+        path: the file of either framework: name -> array, or such a mapping under the key 'model'.
         checkpoint: its content, if it has been read already.
 
     Raises:

@@ -21,7 +21,7 @@ SUFFIXES = (".png", ".svg")
 # Curves may coincide: wide lines below and dashed lines above keep all of them visible.
 _STYLES = (("tab:blue", "-", 3.5), ("tab:orange", "--", 2.0), ("tab:green", ":", 2.5), ("tab:red", "-.", 1.5))
 
-# Up to this many epochs (steps), each mean (step) is drawn clearly.
+# Up to this many epochs, their means have markers; up to this many steps, the thin line is stronger.
 _FEW_EPOCHS, _FEW_STEPS = 20, 200
 
 
@@ -90,5 +90,5 @@ def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None
 
 
 def _position(line: LogLine) -> float:
-    """The position of a step on the epoch axis, which runs with different numbers of batches per epoch share."""
+    """The position of a step on the epoch axis, so that runs with different numbers of batches are comparable."""
     return line.epoch - 1 + (line.batch + 0.5) / line.batches

@@ -66,7 +66,7 @@ class LogLine:
 
 
 def eta_text(epoch: int, epochs: int, batch: int, batches: int, batch_seconds: float) -> str:
-    """The remaining time as in the official code: remaining batches, with this one, times the seconds of the last.
+    """The remaining time as in the official code: the batches left, this one included, times `batch_seconds`.
 
     The format is h:mm:ss.ffffff, cut to 10 characters.
     """
@@ -119,7 +119,7 @@ class LogFile:
     """A log that one process at a time writes to, one write per line: a killed run leaves complete lines.
 
     Raises:
-        UserError: it cannot be written, or another process is writing it.
+        UserError: it cannot be written, or another process is writing to it.
     """
 
     def __init__(self, path: Path) -> None:
@@ -165,7 +165,7 @@ class LogFile:
                 data = data[self._file.write(data) :]
 
     def flush(self) -> None:
-        """Write buffered data to the disk.
+        """Wait until all lines are on the disk.
 
         Raises:
             UserError: the disk is full.

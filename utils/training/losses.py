@@ -95,9 +95,9 @@ def _mean(x: jt.Var) -> jt.Var:
 
 
 def _gaussian_window() -> np.ndarray:
-    """(5, 5) weights that sum to 1, each step rounded to float32.
+    """(5, 5) weights that sum to 1, each step rounded to float32, as in the official code.
 
-    The official code builds them so. Flat regions have variances near the rounding error, where the last bit of the
+    Flat regions have variances near the rounding error, where the last bit of the
     weights moves the SSIM term by 4e-5 relative.
     """
     offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2

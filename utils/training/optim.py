@@ -40,7 +40,7 @@ class Adam(jt.optim.Optimizer):
         """Differentiate `loss` and update every parameter with the mean gradient of all processes."""
         self.pre_step(loss, retain_graph)
         beta1, beta2 = self.betas
-        # Arrays, because a new number in the source of a kernel would be compiled at every step.
+        # Arrays, because Jittor would write a Python number into a kernel and compile it at every step.
         step_size = jt.array(np.float32(self.lr / (1 - beta1**self.n_step)))
         root_correction = jt.array(np.float32(math.sqrt(1 - beta2**self.n_step)))
         (group,) = self.param_groups
@@ -52,7 +52,7 @@ class Adam(jt.optim.Optimizer):
         self.post_step()
 
     def state_dict(self) -> dict[str, object]:
-        """The number of steps made and the two moments of every parameter, as NumPy arrays by name."""
+        """The number of steps made, the learning rate, and two moments per parameter: NumPy arrays by name."""
         (group,) = self.param_groups
         moments = {key: {n: x.numpy() for n, x in zip(self.names, group[key], strict=True)} for key in ("m", "v")}
         return {"n_step": self.n_step, "lr": self.lr, **moments}
@@ -86,7 +86,7 @@ class StepLR:
         self.last_epoch = 0
 
     def step(self) -> None:
-        """End an epoch; every `step_size` of them the learning rate is multiplied by gamma."""
+        """End an epoch; after every `step_size` epochs, multiply the learning rate by gamma."""
         self.last_epoch += 1
         if self.last_epoch % self.step_size == 0:
             self.optimizer.lr *= self.gamma

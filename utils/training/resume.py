@@ -16,7 +16,7 @@ from utils.runtime.errors import UserError
 from utils.training.checkpoint import read_checkpoint
 from utils.training.run_folder import OPTIONS_NAME, RunFolder, absolute, checkpoints, make_run_folder
 
-# The options that decide the losses. A resumed run keeps them.
+# The options that determine the losses. A resumed run keeps them.
 SETTINGS = (
     "dataset_path", "batch_size", "lr", "step_size", "gamma", "loss_grad_weight", "grad_stages", "loss_ssim", "i2t_dim",
     "hidden_dim", "pretrain", "seed", "no_shuffle", "crop", "flip", "skip_bad",
@@ -57,7 +57,7 @@ class Checkpoint:
 
     @property
     def options(self) -> dict[str, str | float | list]:
-        """The options that its run keeps; in files of earlier versions of this code only the seed."""
+        """The recorded options (`recorded_options`); in files of earlier versions of this code only the seed."""
         options = self.state.get("options", self.state)
         if not isinstance(options, Mapping):
             return {}
@@ -93,7 +93,7 @@ def parse_options(
 
 
 def newest_checkpoint(root: Path, settings: Mapping[str, Any]) -> Checkpoint | None:
-    """The newest intact checkpoint of the newest run under `root` with these settings (`settings_of`).
+    """The newest intact checkpoint of the newest run under `root` with these settings (`settings_of`), or None.
 
     A damaged checkpoint is skipped, and a line says so.
     """
@@ -124,7 +124,7 @@ def _options_of_run(
 ) -> argparse.Namespace:
     """The options in `argv`, completed by those of the run of `checkpoint`.
 
-    The path of the data and the number of epochs may change.
+    The data path, the number of epochs and options outside `SETTINGS` may change.
 
     Raises:
         UserError: an option is given that would change the losses.

@@ -52,7 +52,7 @@ def make_run_folder(root: Path, options: Mapping[str, Any], code: Iterable[Path]
     Args:
         root: the folder of the runs, `exp`.
         options: those of the run, by their official names; they are written to param.json, with absolute paths.
-        code: files and folders that define the run.
+        code: files and folders to copy to code/.
 
     Raises:
         UserError: the folder cannot be made.
@@ -193,7 +193,7 @@ class RunFolder:
 
 
 class _Events:
-    """TensorBoard events of a run after its first `step` steps; TensorBoard drops older events of these steps.
+    """TensorBoard events of the steps after `step`; TensorBoard drops those that an earlier process wrote for them.
 
     They are written directly, not by a SummaryWriter: its thread dies on a full disk, and the training would then wait
     for it forever.

@@ -11,15 +11,14 @@ import numpy as np
 from utils.runtime import collective, processes
 from utils.runtime.errors import Stopped
 
-# mpirun forwards SIGUSR1 to its processes, and gives them all the time they need.
+# mpirun forwards SIGUSR1 to its processes, and sets them no time limit.
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
     """Set by the first signal, so that the run ends after the current step; the second one ends it immediately.
 
-    Several processes stop at the same step, once all know that one of them got a signal. A second signal then has no
-    effect.
+    Several processes stop at the same step, once all know that one got a signal; further signals have no effect.
     """
 
     def __init__(self) -> None:

@@ -51,7 +51,7 @@ class Trainer:
             The losses of the batch by the names of `LOSSES`, and the fused images (b, 1, H, W) before the update.
 
         Raises:
-            FloatingPointError: a loss is not finite; the message is the value of the first. The weights are unchanged.
+            FloatingPointError: a loss is not finite; the message is the value of 'loss'. The weights are unchanged.
         """
         a, b, text = jt.array(batch.image_a), jt.array(batch.image_b), jt.array(batch.text)
         fused = self.net(a, b, text)
@@ -81,10 +81,10 @@ class Trainer:
         }
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:
-        """Continue from `state`, the content of the checkpoint `path`. The options of the trainer stay the same.
+        """Continue from `state`, the content of the checkpoint `path`. `options` stays the same.
 
         Raises:
-            UserError: it holds no state of a training, or fits another network.
+            UserError: it holds no training state, or does not fit the network.
         """
         load_weights(self.net, path, state)
         try:
@@ -104,7 +104,7 @@ def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Tr
     """Network, optimizer and schedule for the options, or as they were at `checkpoint`.
 
     Raises:
-        UserError: there is no such network, or a checkpoint that does not fit.
+        UserError: the options fit no network, or a checkpoint does not fit it.
     """
     jt.set_global_seed(abs(args.seed), different_seed_for_mpi=False)
     try:

@@ -54,7 +54,7 @@ class Refused(ValueError):
 
 @dataclass
 class _Array:
-    """A NumPy array or scalar; its state comes after the object itself."""
+    """A NumPy array or scalar; in a pickle, an array's values follow the empty object."""
 
     value: np.ndarray | None = None
 
@@ -396,7 +396,7 @@ def _kind(item: Any) -> str:
 
 
 def _are_counts(numbers: Any) -> bool:
-    """Whether this is a tuple of integers from 0, no longer than NumPy's shapes."""
+    """Whether this is a tuple of non-negative integers, at most 32 of them."""
     return type(numbers) is tuple and len(numbers) <= 32 and all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
 
 
