@@ -4,25 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
+from tests.utils.data.test_h5 import sample, write
 from utils.data.h5 import H5Dataset, Sample, write_h5
 from utils.data.loader import Augmentation, Loader
 from utils.runtime.errors import UserError
-
-
-def sample(name: str, size: tuple[int, int] = (4, 6), value: float = 0.0) -> Sample:
-    image = np.full((1, *size), value, np.float32)
-    return Sample(name, image, image + 0.25, np.full(TEXT_SHAPE, value, np.float32))
-
-
-def write(path: Path, count: int) -> Path:
-    write_h5(path, (sample(f"{i:02d}", value=i / 100) for i in range(count)))
-    return path
 
 
 def names(loader: Loader) -> list[str]:
