@@ -34,6 +34,7 @@ from utils.runtime.errors import UserError
 from utils.training.loss_log import LogLine, eta_text
 from utils.training.resume import Checkpoint, open_run, parse_options
 from utils.training.run_folder import CURVE_NAME, RunFolder
+from utils.training.stages import weight_at
 from utils.training.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -138,7 +139,6 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the last step is written.
     """
     from utils.runtime.jittor_env import use_device
-    from utils.training.losses import weight_at
     from utils.training.trainer import build_trainer
 
     with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1 and not args.crop) as dataset:

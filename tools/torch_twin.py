@@ -29,11 +29,12 @@ except ModuleNotFoundError:
 from net.shapes import STAGE_SIZE
 from tools.torch_film import HEADS, TwinNet, fusion_loss, keep_freed_memory, lp_ssim_loss
 from utils.data.h5 import H5Dataset
-from utils.data.loader import Loader
-from utils.runtime.cli import not_negative, positive_int, run_command
+from utils.data.loader import Augmentation, Loader
+from utils.runtime.cli import not_negative, positive_int, run_command, stage
 from utils.runtime.files import atomic_path, naming
 from utils.training.checkpoint import PREFIX, read_weights
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time
+from utils.training.stages import weight_at
 
 
 def get_parser() -> argparse.ArgumentParser:
@@ -53,7 +54,10 @@ def get_parser() -> argparse.ArgumentParser:
     add("--step_size", type=positive_int, default=50, help="epochs after which it is multiplied by gamma")
     add("--gamma", type=not_negative, default=0.6, help="factor of the learning-rate schedule")
     add("--loss_grad_weight", type=not_negative, default=20, help="weight of the gradient term")
+    add("--grad_stages", type=stage, nargs="+", default=[], metavar="EPOCH:WEIGHT", help="its value from an epoch on")
     add("--loss_ssim", type=not_negative, default=0, help="weight of the two Lp+SSIM losses")
+    add("--crop", type=positive_int, nargs=2, default=[], metavar=("H", "W"), help="train on random crops of this size")
+    add("--flip", action="store_true", help="mirror each pair left to right with probability 1/2")
     add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
     add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
     add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if available")
@@ -114,6 +118,7 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
     batches = len(dataset) // args.batch_size
     if batches == 0:
         raise UserError(f"{args.dataset_path}: {len(dataset)} samples do not fill a batch of {args.batch_size}")
+    augmentation = Augmentation(tuple(args.crop), args.flip) if args.crop or args.flip else None
     last_step = min(args.numepochs * batches, args.max_steps or math.inf)
 
     with naming(args.log):
@@ -126,11 +131,12 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
             batch_start = time.time()
             # The loader counts epochs from 0, as in train.py: the order of the samples is the same.
             order = {"shuffle": not args.no_shuffle, "drop_last": True, "seed": args.seed, "epoch": epoch - 1}
-            loader = Loader(dataset, args.batch_size, **order)
+            loader = Loader(dataset, args.batch_size, **order, augmentation=augmentation)
+            grad_weight = weight_at(epoch, args.grad_stages, args.loss_grad_weight)
             for batch, samples in enumerate(itertools.islice(loader, last_step - step)):
                 arrays = (samples.image_a, samples.image_b, samples.text)
                 inputs = (torch.from_numpy(array).to(device) for array in arrays)
-                losses = train_step(net, optimizer, *inputs, args.loss_grad_weight, args.loss_ssim)
+                losses = train_step(net, optimizer, *inputs, grad_weight, args.loss_ssim)
                 now = time.time()
                 position = (epoch, args.numepochs, batch, batches)
                 log.write(format_line(LogLine(*position, *losses, eta=eta_text(*position, now - batch_start))) + "\n")

@@ -16,7 +16,7 @@ from scipy.ndimage import correlate
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
 from utils.data.h5 import H5Dataset
-from utils.data.loader import Loader
+from utils.data.loader import Augmentation, Loader
 from utils.runtime.errors import UserError
 from utils.training.loss_log import LogLine, read_log
 
@@ -251,11 +251,12 @@ def tiny_h5(tmp_path_factory) -> Path:
 
 
 def test_command(tmp_path, tiny_h5):
-    """Three samples in batches of one; stopped one step before the end of the second epoch."""
+    """Crops of three samples in batches of one; stopped one step before the end of the second epoch."""
     result = train(
         "--dataset_path", tiny_h5, "--log", tmp_path / "log.txt", "--save", tmp_path / "weights.pth",
         "--batch_size", 1, "--numepochs", 2, "--max_steps", 5, "--lr", 1e-3, "--seed", 2,
         "--hidden_dim", 64, "--i2t_dim", 8, "--device", "cpu", "--threads", 1,
+        "--crop", 12, 16, "--flip", "--grad_stages", "1:3", "2:5",
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     lines = read_log(tmp_path / "log.txt")
@@ -268,11 +269,12 @@ def test_command(tmp_path, tiny_h5):
     torch.manual_seed(2)
     net = TwinNet(hidden_dim=64, image2text_dim=8)
     with H5Dataset(tiny_h5) as dataset:
-        first = next(iter(Loader(dataset, batch_size=1, shuffle=True, drop_last=True, seed=2, epoch=0)))
+        order = {"shuffle": True, "drop_last": True, "seed": 2, "epoch": 0}
+        first = next(iter(Loader(dataset, batch_size=1, **order, augmentation=Augmentation((12, 16), flip=True))))
     assert first.names == ("c",)  # so that the order of the file would show
     a, b, text = map(torch.from_numpy, (first.image_a, first.image_b, first.text))
     with torch.no_grad():
-        expected = fusion_loss(a, b, net(a, b, text), grad_weight=20)[0].item()
+        expected = fusion_loss(a, b, net(a, b, text), grad_weight=3)[0].item()
     assert lines[0].loss == pytest.approx(expected, rel=1e-5)
 
     before = net.conv2.bias.item()

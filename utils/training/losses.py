@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -43,16 +42,6 @@ def fusion_loss(a: jt.Var, b: jt.Var, fused: jt.Var, grad_weight: float = 20) ->
     intensity = _mean((jt.maximum(a, b) - fused).abs())
     gradient = _mean((jt.maximum(sobel(a), sobel(b)) - sobel(fused)).abs())
     return FusionLoss(intensity + grad_weight * gradient, intensity, gradient)
-
-
-def weight_at(epoch: int, stages: Sequence[str], otherwise: float) -> float:
-    """The gradient weight of an epoch (from 1): each of `stages` is ``EPOCH:WEIGHT``; before the first, `otherwise`.
-
-    >>> [weight_at(epoch, ["2:5", "4:10"], 20) for epoch in (1, 2, 3, 4)]
-    [20, 5.0, 5.0, 10.0]
-    """
-    reached = [(int(start), float(weight)) for start, weight in (s.split(":") for s in stages) if int(start) <= epoch]
-    return max(reached)[1] if reached else otherwise
 
 
 def lp_ssim(image: jt.Var, fused: jt.Var) -> LpSSIM:

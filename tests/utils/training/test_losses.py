@@ -9,7 +9,7 @@ import pytest
 from scipy.ndimage import convolve, correlate
 
 from utils.runtime.jittor_env import jt
-from utils.training.losses import SOBEL_X, SOBEL_Y, fusion_loss, lp_ssim, sobel, ssim, weight_at
+from utils.training.losses import SOBEL_X, SOBEL_Y, fusion_loss, lp_ssim, sobel, ssim
 
 
 def images(seed: int, count: int, *shape: int) -> list[np.ndarray]:
@@ -70,9 +70,3 @@ def test_lp_is_one_norm_over_the_batch_and_ssim_has_its_weight():
     similarity = ssim(jt.array(x), jt.array(x + 0.5)).item()
     assert values.ssim.item() == pytest.approx((1 - similarity) * 4, rel=1e-5)
     assert values.total.item() == pytest.approx(values.lp.item() + values.ssim.item(), rel=1e-6)
-
-
-def test_a_weight_rises_in_stages():
-    # the official weight where there are no stages, or none has begun
-    assert weight_at(1, [], 20) == 20
-    assert [weight_at(epoch, ["2:5", "4:10.5"], 20) for epoch in range(1, 6)] == [20, 5, 5, 10.5, 10.5]
