@@ -1,0 +1,203 @@
+"""Measure how much the text changes the fused images.
+
+    python -m tools.text_effect --h5 VLFDataset_h5/RoadScene_test.h5 --ckpt_path models/IVF.pkl --out images/text_effect
+
+Each pair is fused with its own text and with others: the text of the next pair, the neutral sentence (--neutral, a
+ready feature) and zeros. The command prints the metrics for each text, the differences from the fused image with the
+pair's own text, and how the guidance inside the network changes. It writes <out>.json, and <out>.png: the pairs that
+change most.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from tqdm import tqdm
+
+from utils.data.h5 import H5Dataset
+from utils.data.stored import from_stored
+from utils.evaluation.contact_sheet import PageRow, draw_contact_sheet
+from utils.evaluation.evaluate import measure
+from utils.evaluation.inference import checkpoint_path, fuse, load_net
+from utils.evaluation.metrics import TABLE_METRICS, format_table
+from utils.runtime.cli import add_device_options, run_command
+from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path, naming
+
+if TYPE_CHECKING:
+    from net.Film import GuidedBranch, Net
+
+OWN = "own"
+PAIRS_DRAWN = 4
+
+
+def get_args_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.text_effect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--h5", type=Path, required=True, metavar="FILE", help="test pairs, from data_process.py")
+    add("--ckpt_path", type=Path, help="weights (default: those that ship)")
+    add("--task", default="IVF", help="selects the default weights (default: IVF)")
+    add("--neutral", type=Path, metavar="FILE.npy", help="feature of the neutral sentence; without it, it is left out")
+    add("--out", type=Path, default=Path("text_effect"), metavar="PREFIX", help="start of the names of the outputs")
+    add_device_options(parser)
+    return parser
+
+
+@dataclass
+class Probe:
+    """What a guidance branch computed for the last image: its guidance (256,), and the root mean squares of f and g.
+
+    The branch adds a layer of g to f, so rms(g) / rms(f) is the share of the text in its features.
+    """
+
+    branch: GuidedBranch
+    guidance: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    features: float = 0.0
+    guided: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.branch.restormer.register_forward_hook(self._on_features)
+        self.branch.image_to_text.register_forward_hook(self._on_tokens)
+        self.branch.cross_attention.register_forward_hook(self._on_attention)
+
+    def _on_features(self, _module: object, _inputs: object, output: object) -> None:
+        self.features = rms(output.numpy())
+
+    def _on_tokens(self, _module: object, _inputs: object, output: object) -> None:
+        self._tokens = output.numpy()[0]
+
+    def _on_attention(self, _module: object, _inputs: object, output: object) -> None:
+        pooled = output.numpy().reshape(-1).astype(np.float64)
+        self.guidance = pooled / np.abs(pooled).sum()
+        self.guided = rms(self._tokens * self.guidance)
+
+
+def rms(values: np.ndarray) -> float:
+    """The root mean square."""
+    return float(np.sqrt(np.mean(np.square(values, dtype=np.float64))))
+
+
+def probes(net: Net) -> dict[str, Probe]:
+    """A probe in each branch of each guidance stage, by a name such as 'stage 1 A'."""
+    from net.Film import GuidanceStage
+
+    stages = [part for part in net.modules() if isinstance(part, GuidanceStage)]
+    return {
+        f"stage {number} {side}": Probe(branch)
+        for number, stage in enumerate(stages, 1)
+        for side, branch in zip("AB", stage._branches, strict=True)
+    }
+
+
+def texts_of(dataset: H5Dataset, neutral: Path | None) -> dict[str, Callable[[int], np.ndarray]]:
+    """The texts to compare: a name, and a function from the index of a pair to a feature (149, 768).
+
+    Raises:
+        UserError: `neutral` is not a text feature.
+    """
+    texts: dict[str, Callable[[int], np.ndarray]] = {
+        OWN: lambda index: dataset[index].text,
+        "another pair's": lambda index: dataset[(index + 1) % len(dataset)].text,
+        "zeros": lambda index: np.zeros_like(dataset[index].text),
+    }
+    if neutral:
+        with naming(neutral):
+            feature = np.load(neutral, allow_pickle=False)
+        feature = from_stored(feature.astype(np.float32)) if feature.ndim == 3 else feature
+        if feature.shape != dataset[0].text.shape:
+            raise UserError(f"{neutral}: has shape {feature.shape}; expected {dataset[0].text.shape}")
+        texts["neutral sentence"] = lambda index: feature
+    return texts
+
+
+def compare_texts(args: argparse.Namespace) -> None:
+    """Fuse, measure, print and draw as the options say.
+
+    Raises:
+        UserError: data, weights or the feature are missing or do not fit.
+    """
+    path = checkpoint_path(args.ckpt_path, args.task)
+    with H5Dataset(args.h5) as dataset:
+        texts = texts_of(dataset, args.neutral)
+        from utils.runtime.jittor_env import use_device
+
+        print(use_device(args.device, args.tf32))
+        net = load_net(path)
+        probed = probes(net)
+        metrics: dict[str, list[list[float]]] = {text: [] for text in texts}
+        differences: dict[str, list[tuple[float, int]]] = {text: [] for text in texts if text != OWN}
+        turns: dict[str, dict[str, list[float]]] = {name: {text: [] for text in differences} for name in probed}
+        shares: dict[str, list[float]] = {name: [] for name in probed}
+        rows: list[tuple[int, PageRow]] = []
+        for index in tqdm(range(len(dataset)), desc="fuse", unit="pair"):
+            sample = dataset[index]
+            sources = [np.round(image[0].astype(np.float64) * 255) for image in (sample.image_a, sample.image_b)]
+            pictures = {"A": sources[0], "B": sources[1]}
+            own_guidance = {}
+            for text, feature in texts.items():
+                fused = fuse(net, sample.image_a[None], sample.image_b[None], feature(index)[None])
+                values = measure(sample.name, fused, *sources)
+                metrics[text].append([values[metric] for metric in TABLE_METRICS])
+                if text == OWN:
+                    own_guidance = {name: probe.guidance for name, probe in probed.items()}
+                    for name, probe in probed.items():
+                        shares[name].append(probe.guided / probe.features)
+                    pictures["fused"] = fused
+                    continue
+                change = np.abs(fused.astype(int) - pictures["fused"])
+                differences[text].append((float(change.mean()), int(change.max())))
+                for name, probe in probed.items():
+                    turns[name][text].append(float(np.abs(probe.guidance - own_guidance[name]).sum()))
+                white = max(int(change.max()), 1)
+                pictures[f"{text}: difference, white = {white}"] = change * (255 / white)
+            largest = max(pair[-1][0] for pair in differences.values())
+            rows.append((largest, PageRow(sample.name, pictures, {"mean |difference|": largest})))
+            rows = sorted(rows, key=lambda row: -row[0])[:PAIRS_DRAWN]
+
+    means = {text: dict(zip(TABLE_METRICS, np.mean(values, 0), strict=True)) for text, values in metrics.items()}
+    print(format_table(args.h5.stem, means))
+    summary = {
+        "metrics": means,
+        "difference in gray levels": {
+            text: {"mean": float(np.mean([mean for mean, _ in pairs])), "largest": max(peak for _, peak in pairs)}
+            for text, pairs in differences.items()
+        },
+        "rms(g) / rms(f)": {name: float(np.mean(values)) for name, values in shares.items()},
+        "L1 distance of the guidance": {
+            name: {text: float(np.mean(values)) for text, values in of_texts.items()}
+            for name, of_texts in turns.items()
+        },
+    }
+    print_summary(summary)
+    with atomic_path(args.out.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    draw_contact_sheet([row for _, row in rows], f"Effect of the text, {path.name}", args.out.with_suffix(".png"))
+    print(f"numbers: {args.out.with_suffix('.json')}; pictures: {args.out.with_suffix('.png')}")
+
+
+def print_summary(summary: dict) -> None:
+    """Print the differences of the fused images and of the guidance."""
+    for text, values in summary["difference in gray levels"].items():
+        print(f"{text}: differs by {values['mean']:.3f} gray levels on average, by {values['largest']} at most")
+    print("guidance: a vector of 256 numbers whose magnitudes sum to 1, so two of them are at most 2 apart (L1)")
+    for name, share in summary["rms(g) / rms(f)"].items():
+        distances = summary["L1 distance of the guidance"][name]
+        listed = ", ".join(f"{text} {distance:.4f}" for text, distance in distances.items())
+        print(f"{name}: rms(g) / rms(f) {share:.5f}; distance from the pair's own guidance: {listed}")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    compare_texts(get_args_parser().parse_args(argv))
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))
