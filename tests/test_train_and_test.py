@@ -22,6 +22,7 @@ from utils.data.images import read_gray
 from utils.evaluation.evaluate import mean_row
 from utils.evaluation.metrics import evaluate_pair
 from utils.training.checkpoint import read_checkpoint, save_checkpoint
+from utils.training.correlation import read_correlations
 from utils.training.loss_log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,6 +84,9 @@ def test_a_run_leaves_what_the_official_one_leaves(trained):
     assert json.loads((path / "param.json").read_text())["lr"] == 1e-4
     assert list(path.glob("events.out.tfevents.*"))
     assert cv2.imread(str(path / "loss.png")) is not None
+    rows = read_correlations(path / "correlation.csv")
+    assert list(rows) == [1, 2]
+    assert all(-1 <= value <= 1 for row in rows.values() for value in row)
 
 
 def test_the_log_has_the_official_form(trained):
