@@ -26,7 +26,10 @@ class Task:
 
 TASKS = {
     "IVF": Task(
-        "infrared-visible", ("IR", "VI"), ("infrared image", "visible image"), ("MSRS", "M3FD", "RoadScene", "Sample")
+        "infrared-visible",
+        ("IR", "VI"),
+        ("infrared image", "visible image"),
+        ("MSRS", "M3FD", "RoadScene", "TNO", "Sample"),
     ),
     "MIF": Task("medical", ("MRI", "T"), ("MRI image", "CT, PET or SPECT image"), ("Harvard",), resized=False),
     "MEF": Task(
