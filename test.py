@@ -1,6 +1,6 @@
 """Fuse the pairs of an H5 file with trained weights and compute the metrics.
 
-    python test.py --task IVF --dataset MSRS --ckpt_path models/IVF.pth
+    python test.py --task IVF --dataset MSRS --ckpt_path models/IVF.pkl
 
 It writes test_output/<dataset>/Gray/<name>.png, with --color also RGB/<name>.png, and prints the metrics table.
 """
@@ -46,7 +46,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--task", choices=tuple(TASKS), default="IVF", help="fusion task; selects the default checkpoint")
     add("--dataset", default="MSRS", help="data set; pairs are read from <h5_dir>/<dataset>_test.h5")
-    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
+    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pkl)")
     add("--h5_dir", type=Path, default=Path("VLFDataset_h5"), help="folder with the H5 files of data_process.py")
     add("--out_dir", type=Path, default=Path("test_output"), help="folder for the fused images")
     add("--contact_sheet", action="store_true", help="also write contact_sheet.png: A | B | fused, names and metrics")

@@ -162,7 +162,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         print(use_device(args.device, args.tf32))
         if line := processes.describe():
             print(line)
-        trainer = build_trainer(args, checkpoint)
+        trainer = build_trainer(args, checkpoint, dataset.provenance)
         collective.assert_equal([args.seed, *trainer.fingerprint()], "seed, steps made and initial weights")
         stop = StopRequest()
         saved = checkpoint.path if checkpoint else None

@@ -23,6 +23,11 @@ class Task:
     datasets: tuple[str, ...]
     resized: bool = True
 
+    @property
+    def neutral(self) -> str:
+        """The sentence for a pair that nobody has described."""
+        return "The {} and the {} of the same scene.".format(*self.sides)
+
 
 TASKS = {
     "IVF": Task(
