@@ -51,6 +51,20 @@ def test_files_of_other_jittor_code_are_read(tmp_path):
     np.testing.assert_array_equal(weights["a"], WEIGHTS["a"])
 
 
+@pytest.mark.parametrize("key", ["model", "state_dict", "model_state_dict", None])
+@pytest.mark.parametrize("prefix", ["", "module.", "module.module.", "_orig_mod.", "module._orig_mod.module."])
+def test_parameters_are_found_under_the_usual_keys_and_prefixes(key, prefix):
+    model = {prefix + name: value for name, value in WEIGHTS.items()}
+    weights = read_weights(Path("x.pth"), {key: model, "epoch": 1} if key else model)
+    assert list(weights) == ["a", "b"]
+    assert weights["a"] is WEIGHTS["a"]
+
+
+def test_a_parameter_with_two_prefixes_is_refused():
+    with pytest.raises(UserError, match=r"x.pth: holds a parameter twice"):
+        read_weights(Path("x.pth"), {"module.a": WEIGHTS["a"], "_orig_mod.a": WEIGHTS["a"]})
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_official_files_load_by_name(tmp_path, prefix, legacy):
