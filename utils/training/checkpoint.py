@@ -67,17 +67,6 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         jt.save(dict(state), str(temporary))
 
 
-def export_torch(weights: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the weights as a `.pth` that the official network loads with ``load_state_dict(strict=True)``.
-
-    The file holds ``{'model': name -> tensor}``, the names without the ``module.`` of DataParallel.
-    """
-    import torch
-
-    with atomic_path(path) as temporary:
-        torch.save({"model": {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}}, temporary)
-
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `jt.save`, `torch.save` or safetensors wrote, whatever the suffix; tensors become NumPy arrays.
 
