@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -295,3 +296,55 @@ def test_color_in_test_names_what_is_missing(tested, tmp_path):
     assert "Set_test.h5: no image files of '夜 1.5' were found, which --color needs" in line
     assert "either --raw, or both --dir_a and --dir_b" in failure(run(*arguments, "--dir_a", tmp_path / "IR"))
     assert not (tmp_path / "out").exists()
+
+
+def test_an_output_never_replaces_an_input(place, tmp_path):
+    """Also through links and in folders: refused before the weights are loaded, and every file stays as it is."""
+    for folder in ("IR", "VI", "TextFeature"):
+        shutil.copytree(place / folder, tmp_path / folder)
+    (tmp_path / "VI" / "x.bmp").rename(tmp_path / "VI" / "x.png")
+    (tmp_path / "link.png").symlink_to("IR/x.png")
+    (tmp_path / "hard.png").hardlink_to(tmp_path / "VI" / "x.png")
+    (tmp_path / "c_RGB.png").symlink_to("VI/x.png")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "Gray").symlink_to("../IR")
+    pair, weights = ("IR/x.png", "VI/x.png"), ("--ckpt_path", place / "net.pkl")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for arguments in (
+        (*pair, "-o", "IR/x.png"),
+        (*pair, "-o", "./IR/../VI/x.png"),
+        (*pair, "-o", "link.png"),
+        (*pair, "-o", "hard.png"),
+        (*pair, "-o", "c.png", "--color"),
+        ("IR", "VI", "-o", "out"),
+    ):
+        assert "would overwrite an input" in failure(run("fuse.py", *arguments, *weights, cwd=tmp_path)), arguments
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_bad_pairs_and_images_without_a_partner(place, tmp_path):
+    """Of three pairs one is damaged and one signed; one image has no partner; a hidden file is no image."""
+    rows = np.tile(np.arange(29000, 29000 + SIZE[1], dtype=np.uint16), (SIZE[0], 1))
+    for name in ("good", "bad", "signed"):
+        write(tmp_path / "a" / f"{name}.png", rows)
+        write(tmp_path / "b" / f"{name}.png", picture(1))
+    write(tmp_path / "a" / "signed.tif", rows.astype(np.int16))
+    (tmp_path / "a" / "signed.png").unlink()
+    write(tmp_path / "a" / "Alone.png", rows)
+    (tmp_path / "a" / "._good.png").write_bytes(b"")
+    (tmp_path / "b" / "bad.png").write_bytes(b"no image")
+    feature = ("--text_feature", place / "TextFeature" / "x.npy")
+    options = ("fuse.py", "a", "b", "--ckpt_path", place / "net.pkl", *feature, "-o", "out")
+    assert "--strict: 1 images without a partner" in failure(run(*options, "--strict", cwd=tmp_path))
+    done = run(*options, "--skip_bad", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "1 images without a partner left out: a/Alone.png" in done.stdout
+    assert "a/good.png (1 gray levels of 64 values); --stretch keeps the detail" in done.stdout
+    assert "skipped: 2 bad pairs, named above, listed in out/skipped.txt" in done.stdout
+    listed = (tmp_path / "out" / "skipped.txt").read_text().splitlines()
+    assert [line.split("\t")[0] for line in listed] == ["bad", "signed"]
+    done = run(*options, "--skip_bad", "--stretch", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "image A: the values 29000..29063 of 3 images become 0..255" in done.stdout
+    assert "--stretch keeps" not in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out" / "Gray").iterdir()) == ["good.png", "signed.png"]
