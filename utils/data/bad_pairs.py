@@ -6,15 +6,22 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol, TypeVar
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
-if TYPE_CHECKING:
-    from utils.data.pairs import Pair
-
 logger = logging.getLogger(__name__)
+
+
+class Named(Protocol):
+    """Anything with a name, such as a `Pair`, whose module imports this one."""
+
+    @property
+    def name(self) -> str: ...
+
+
+AnyPair = TypeVar("AnyPair", bound=Named)
 
 
 class BadPairs:
@@ -43,7 +50,7 @@ class BadPairs:
         logger.warning("skipped: %s", reason)
         self.reasons[name] = reason
 
-    def good(self, pairs: Sequence[Pair]) -> list[Pair]:
+    def good(self, pairs: Sequence[AnyPair]) -> list[AnyPair]:
         """The pairs that are not bad.
 
         Raises:
