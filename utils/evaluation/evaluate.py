@@ -101,7 +101,10 @@ def evaluate_files(
     def measure_one(name: str) -> Values:
         return measure(fused[name], reader.gray(fused[name]), *map(reader.gray, sources[name]))
 
-    return _measure_all(measure_one, sources, label)
+    rows = _measure_all(measure_one, sources, label)
+    for line in reader.report():
+        logger.warning(line)
+    return rows
 
 
 def evaluate_method(
@@ -129,10 +132,7 @@ def _measure_all(
     measure_one: Callable[[str], Values], sources: Mapping[str, tuple[Path, Path]], label: str
 ) -> dict[str, dict[str, float]]:
     values = tqdm(map_ahead(measure_one, sources), desc=label, total=len(sources), unit="image")
-    rows = dict(zip(sources, values, strict=True))
-    for line in reader.report():
-        logger.warning(line)
-    return rows
+    return dict(zip(sources, values, strict=True))
 
 
 def mean_row(values: Mapping[str, Values]) -> dict[str, float]:
