@@ -14,7 +14,7 @@ TORCH_INDEX ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
     --no-emit-index-url --no-emit-find-links --no-header --overrides requirements-overrides.txt $(UPGRADE)
 
-.PHONY: demo test lint slow-test docs bench lock clean
+.PHONY: demo test golden lint slow-test docs bench lock clean
 
 # The complete job on the pairs that ship: preprocess, fuse, measure, draw, train a few steps.
 demo: $(VENV)/.installed
@@ -22,6 +22,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# A short check of the installation: one fused image equals the golden one of tests/golden.
+golden: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -k "test_output or test_saved_image" tests/test_golden.py
 
 # The tests that take minutes: trainings on the real pairs of ../shared, the real text encoder.
 slow-test: $(VENV)/.installed-dev
