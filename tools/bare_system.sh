@@ -40,7 +40,8 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 trap 'exit 130' INT TERM
 system=$folder/system
-mkdir "$system"
+mkdir -p "$system/etc/dpkg/dpkg.cfg.d"
+echo force-unsafe-io >"$system/etc/dpkg/dpkg.cfg.d/temporary" # do not wait for the disk after each file
 packages=$(sed -n 's/.*apt install \(g++ [^`]*\)`.*/\1/p' README.md | tr ' ' ,)
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' | sed -n 1p)
 echo "Making a minimal Debian $suite with $packages"
