@@ -45,7 +45,7 @@ echo force-unsafe-io >"$system/etc/dpkg/dpkg.cfg.d/temporary" # do not wait for 
 packages=$(sed -n 's/.*apt install \(g++ [^`]*\)`.*/\1/p' README.md | tr ' ' ,)
 mirror=$(apt-get indextargets --format '$(REPO_URI)' 'Origin: Debian' 'Label: Debian' | sed -n 1p)
 echo "Making a minimal Debian $suite with $packages"
-TIMEFORMAT="bare Debian $suite: made in %0R s"
+TIMEFORMAT="bare Debian $suite, made: %0R s (processor: %0U s, system: %0S s)"
 time debootstrap --variant=minbase --include="$packages" "$suite" "$system" $mirror >"$folder/log" 2>&1 || {
     tail -n 5 "$folder/log" >&2
     fail "debootstrap cannot make a Debian $suite here; the lines above say why"
