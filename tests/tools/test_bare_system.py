@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ("dirname", "mkdir", "mktemp", "rm", "sed", "tail", "tr")
+TOOLS = ("bash", "dirname", "mkdir", "mktemp", "rm", "sed", "tail", "tr")
 
 
 @pytest.fixture
@@ -20,7 +20,8 @@ def programs(tmp_path) -> Path:
     folder.mkdir()
     for name in TOOLS:
         (folder / name).symlink_to(shutil.which(name))
-    for name, text in {"id": "echo 0", "unshare": "", "apt-get": ""}.items():
+    run_rest = 'while [ "${1#--}" != "$1" ]; do shift; done; [ "$1" = true ] || exec "$@"'
+    for name, text in {"id": "echo 0", "git": "", "unshare": run_rest, "apt-get": ""}.items():
         program(folder, name, text)
     return folder
 
@@ -35,7 +36,7 @@ def bare_system(programs: Path, *arguments: str) -> subprocess.CompletedProcess[
     temporary = programs.parent / "tmp"
     temporary.mkdir()
     done = subprocess.run(
-        [shutil.which("bash"), ROOT / "tools/bare_system.sh", *arguments],
+        ["bash", ROOT / "tools/bare_system.sh", *arguments],
         env={"PATH": str(programs), "TMPDIR": str(temporary)},
         capture_output=True,
         text=True,
