@@ -43,12 +43,12 @@ $(VENV)/bin/python:
 	@sh tools/make_venv.sh $(VENV) $(PYTHON)
 
 # Exactly the versions of the lock. --no-deps: Jittor asks for numpy<2. Jittor is a source package; it is built with the
-# setuptools and wheel of the lock, not the newest.
+# setuptools and wheel of the lock, not the newest. --use-pep517: what pip 25.3 does anyway, without the warning of 25.1.
 $(VENV)/.installed: requirements.lock requirements.txt | $(VENV)/bin/python
 	@echo "Installing the packages of requirements.lock into $(VENV) (about 1 GB on disk)"
 	sed -n '/^\(setuptools\|wheel\)==/,/[^\\]$$/p' requirements.lock > $(VENV)/build.lock
 	$(INSTALL) --no-deps --require-hashes -r $(VENV)/build.lock
-	$(INSTALL) --no-deps --require-hashes --no-build-isolation -r requirements.lock
+	$(INSTALL) --no-deps --require-hashes --no-build-isolation --use-pep517 -r requirements.lock
 	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH) 2>$(VENV)/torch.log || \
 	    echo "note: $(TORCH) could not be installed ($(VENV)/torch.log says why). Text encoders, the PyTorch twin and" \
 	    ".pth export need it, the rest works without; see 'PyTorch' in README.md"
