@@ -75,10 +75,12 @@ OTHERS = FAMILIES["bert"]
 
 def quiet_transformers() -> ModuleType:
     """The module transformers, with warnings switched off; progress bars of downloads still show."""
-    import huggingface_hub
+    import torch  # noqa: F401 - if it is missing, say so before transformers prints a warning and asks the hub
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
+    import huggingface_hub  # comes with transformers
+
     huggingface_hub.utils.logging.set_verbosity_error()
     return transformers
 
