@@ -14,6 +14,7 @@ import pytest
 
 import fuse
 from net.shapes import TEXT_SHAPE
+from utils.data.bad_pairs import BadPairs
 from utils.data.color import colorize
 from utils.data.images import read_bgr
 from utils.data.pairs import Pair
