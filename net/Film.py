@@ -47,7 +47,7 @@ class TextProjection(jt.nn.Module):
         self.bias = uniform_parameter((out_features,), bound)
 
     def execute(self, x: jt.Var) -> jt.Var:
-        return jt.matmul(x, self.weight[:, :, 0].transpose(1, 0)) + self.bias
+        return jt.nn.matmul_transpose(x, self.weight[:, :, 0]) + self.bias
 
 
 class ImageToText(jt.nn.Module):

@@ -89,7 +89,8 @@ def test_one_module_imports_jittor():
 def test_tests_mirror_the_rooms():
     files = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
     assert {Path("utils") / room.removeprefix("utils.") for room in ROOMS if "." in room} <= {f.parent for f in files}
-    assert not [str(file) for file in files if not (ROOT / file.parent).is_dir()]
+    # tests/cuda is about the whole GPU path.
+    assert not [str(file) for file in files if not (ROOT / file.parent).is_dir() and file.parent != Path("cuda")]
 
 
 @pytest.mark.parametrize("figure", ["architecture", "network"])

@@ -26,9 +26,17 @@ def pointwise_conv(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.
     return y if bias is None else y + bias.reshape((1, -1, 1, 1))
 
 
+def pad(x: jt.Var, width: int) -> jt.Var:
+    """Zeros around every image: x (b, c, H, W) -> (b, c, H + 2 width, W + 2 width).
+
+    For convolutions: on a GPU, the gradient of Jittor's conv2d with its own padding writes outside the image.
+    """
+    return jt.nn.pad(x, [width] * 4)
+
+
 def conv3x3(x: jt.Var, weight: jt.Var) -> jt.Var:
     """3x3 cross-correlation, zero padding 1: x (b, i, H, W), weight (o, i, 3, 3) -> (b, o, H, W)."""
-    return jt.nn.conv2d(x, weight, padding=1)
+    return jt.nn.conv2d(pad(x, 1), weight)
 
 
 def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
@@ -36,7 +44,7 @@ def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> 
 
     x (b, c, H, W), weight (c, 1, 3, 3), bias (c,) -> (b, c, H, W).
     """
-    return jt.nn.conv2d(x, weight, bias, padding=1, groups=x.shape[1])
+    return jt.nn.conv2d(pad(x, 1), weight, bias, groups=x.shape[1])
 
 
 def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
@@ -105,8 +113,8 @@ def pooled_text_attention(
     dim = width // heads
     w_q, w_k, w_v = jt.chunk(in_weight, 3, dim=0)
     b_q, b_k, b_v = jt.chunk(in_bias, 3, dim=0)
-    q = (jt.matmul(text, w_q.transpose(1, 0)) + b_q) / math.sqrt(dim)
-    k = jt.matmul(tokens.reshape((-1, width)), w_k.transpose(1, 0)) + b_k
+    q = (jt.nn.matmul_transpose(text, w_q) + b_q) / math.sqrt(dim)
+    k = jt.nn.matmul_transpose(tokens.reshape((-1, width)), w_k) + b_k
     q = q.reshape((batch, queries, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, queries, dim))
     k = k.reshape((batch, count, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, count, dim))
     attention = jt.nn.softmax(jt.nn.bmm_transpose(q, k), dim=-1).mean(dim=1)  # (b heads, T)
@@ -114,7 +122,7 @@ def pooled_text_attention(
     # head h projects its own pooled token with its own rows of w_v
     values = (pooled.reshape((batch, heads, 1, width)) * w_v.reshape((1, heads, dim, width))).sum(dim=-1)
     values = values.reshape((batch, width)) + b_v
-    return (jt.matmul(values, out_weight.transpose(1, 0)) + out_bias).reshape((batch, 1, width))
+    return (jt.nn.matmul_transpose(values, out_weight) + out_bias).reshape((batch, 1, width))
 
 
 def l1_normalize(x: jt.Var) -> jt.Var:

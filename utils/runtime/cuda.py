@@ -30,17 +30,9 @@ LIBRARIES = {
 }
 CURAND_SO_VERSION = 10  # in CUDA 10 to 13; the other libraries have CUDA's own version
 
-# FILM needs no cuDNN (conv_opt), cuTT, CUTLASS or NCCL; Jittor would download the last three.
-SETTINGS = {"conv_opt": "1", "use_cutt": "0", "use_cutlass": "0"}
-
-# Jittor's helper_cuda.h names members of cudaDeviceProp that CUDA 13 removed, in functions that it never calls.
-HELPER_SHIM = """#pragma once
-#include <cuda_runtime.h>
-struct FilmDeviceProp : cudaDeviceProp { int clockRate, computeMode; };
-#define cudaDeviceProp FilmDeviceProp
-#include_next <helper_cuda.h>
-#undef cudaDeviceProp
-"""
+# FILM needs no cuDNN (conv_opt), CUB (use_cub: see jittor-1.3.11.patch), cuTT, CUTLASS or NCCL; Jittor would download
+# the last three.
+SETTINGS = {"conv_opt": "1", "use_cub": "0", "use_cutt": "0", "use_cutlass": "0"}
 
 # CUdevice_attribute
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
@@ -73,6 +65,7 @@ class Cuda:
     gpus: tuple[Gpu, ...] = ()
     nvcc: Path | None = None
     version: Version | None = None  # nvcc's
+    oldest: Version = (0, 0)  # the oldest compute capability that nvcc compiles for
     root: Path | None = None  # the toolkit's folder
     libraries: dict[str, Library] = field(default_factory=dict)
 
@@ -88,7 +81,7 @@ def text_of(version: Version | None) -> str:
 
 
 def look() -> Cuda:
-    """Find the parts of CUDA on this machine. nvcc runs (twice) only if a GPU is usable."""
+    """Find the parts of CUDA on this machine. nvcc runs (three times) only if a GPU is usable."""
     driver, gpus = driver_and_gpus()
     nvcc = find_nvcc()
     version = nvcc_version(nvcc) if nvcc and gpus else None
@@ -100,6 +93,7 @@ def look() -> Cuda:
         gpus=gpus,
         nvcc=nvcc,
         version=version,
+        oldest=oldest_capability(nvcc) if nvcc and version else (0, 0),
         root=root,
         libraries=find_libraries(root, version) if root and version else {},
     )
@@ -125,6 +119,12 @@ def problem(cuda: Cuda) -> str | None:
         return (
             f"the driver supports CUDA up to {text_of(cuda.driver)}, nvcc is {text_of(cuda.version)}: install a newer "
             "driver, or set nvcc_path to the nvcc of an older toolkit"
+        )
+    if cuda.gpus[0].capability < cuda.oldest:
+        return (
+            f"{cuda.gpus[0].name} has compute capability {text_of(cuda.gpus[0].capability)}, "
+            f"nvcc {text_of(cuda.version)} compiles for {text_of(cuda.oldest)} and newer: set nvcc_path to the nvcc of "
+            "an older toolkit"
         )
     for name, (header, wheel) in LIBRARIES.items():
         if name not in cuda.libraries:
@@ -190,6 +190,12 @@ def nvcc_version(nvcc: Path) -> Version | None:
     return (int(found[1]), int(found[2])) if found else None
 
 
+def oldest_capability(nvcc: Path) -> Version:
+    """The oldest compute capability that nvcc compiles for: `compute_75` -> (7, 5); (0, 0) if it does not say."""
+    found = [int(number) for number in re.findall(r"compute_(\d+)", _nvcc_output(nvcc, "--list-gpu-arch"))]
+    return divmod(min(found, default=0), 10)
+
+
 def toolkit_root(nvcc: Path) -> Path:
     """The folder with include/ and lib64/. nvcc prints its path, even if the nvcc on the PATH is a script or a link."""
     found = re.search(r"TOP=(.+)", _nvcc_output(nvcc, "--dryrun", "-E", "-x", "cu", "/dev/null"))
@@ -245,8 +251,6 @@ def toolkit_for_jittor(cuda: Cuda, folder: Path) -> Path:
         for alias in (f"lib{name}.so", library.file.name):
             links[Path("lib64") / alias] = library.file
     texts = {Path("bin/nvcc"): f'#!/bin/sh\nexec "{cuda.root}/bin/nvcc" "$@"\n'}
-    if cuda.version >= (13, 0):
-        texts[Path("include/helper_cuda.h")] = HELPER_SHIM
     digest = hashlib.sha1(repr((sorted(links.items()), sorted(texts.items()))).encode()).hexdigest()[:12]
     target = folder / f"{text_of(cuda.version)}-{digest}"
     if target.is_dir():

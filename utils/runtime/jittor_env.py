@@ -156,8 +156,8 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
     return jittor
 
 
-def one_line(error: Exception) -> str:
-    """The first line of an error's message, without the colours of Jittor's log."""
+def one_line(error: Exception | str) -> str:
+    """The first line of a message, without the colours of Jittor's log."""
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
     return lines[0] if lines else type(error).__name__
 
@@ -185,22 +185,34 @@ def compute_on_gpu() -> None:
             raise RuntimeError(f"{name} on the GPU: {values.ravel()[0]} instead of {expected}")
 
 
+# What another process does to try CUDA. It ends at once: destructors could add lines to its last one.
+_TRIAL = """
+import os
+try:
+    from utils.training.trial import try_the_gpu
+    try_the_gpu()
+except BaseException as error:
+    print("reason: " + (str(error).strip() or type(error).__name__), flush=True)
+    os._exit(1)
+os._exit(0)
+"""
+
+
 def try_gpu(machine: cuda.Cuda) -> str | None:
-    """Start Jittor with CUDA in another process and compute there. Return why it failed in one line, else None.
+    """Start Jittor with CUDA in another process and train there, a little. Return why it failed in one line, else None.
 
     It has to be another process, because Jittor ends the process on failure, and cannot be imported twice.
     """
-    code = (
-        "from utils.runtime import jittor_env\ntry:\n    jittor_env.compute_on_gpu()\nexcept Exception as error:\n    "
-    )
-    code += "raise SystemExit(jittor_env.one_line(error))"
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
     done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, env=inherited | {TRUST: "1"}, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", _TRIAL], cwd=ROOT, env=inherited | {TRUST: "1"}, capture_output=True, text=True
     )
     if done.returncode == 0:
         return None
-    lines = done.stderr.strip().splitlines()
+    reasons = re.findall("^reason: (.+)", done.stdout, re.MULTILINE)
+    # What a C++ library says about its own end is not the reason.
+    said = [line for line in done.stderr.splitlines() if line.strip() and not line.startswith("terminate called")]
+    lines = [one_line(line) for line in reasons or said]
     return lines[-1] if lines else f"its process ended with exit code {done.returncode}"
 
 

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from net.ops.reference import pad
 from utils.runtime.collective import sum_over_all
 from utils.runtime.jittor_env import jt
 
@@ -98,4 +99,4 @@ def _gaussian_window() -> np.ndarray:
 def _filter(x: jt.Var, window: object) -> jt.Var:
     """Cross-correlate (b, 1, H, W) with a square window, zero padding that keeps the size."""
     kernel = np.asarray(window, np.float32)
-    return jt.nn.conv2d(x, jt.array(kernel[None, None]), padding=len(kernel) // 2)
+    return jt.nn.conv2d(pad(x, len(kernel) // 2), jt.array(kernel[None, None]))

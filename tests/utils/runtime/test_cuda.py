@@ -45,6 +45,10 @@ def test_a_whole_machine_has_no_problem():
         ({"version": None}, "/x/bin/nvcc does not work"),
         ({"driver": (12, 4)}, "the driver supports CUDA up to 12.4, nvcc is 13.0"),
         (
+            {"gpus": (replace(GPU, capability=(6, 1)),), "oldest": (7, 5)},
+            "Test GPU has compute capability 6.1, nvcc 13.0 compiles for 7.5 and newer",
+        ),
+        (
             {"libraries": {"cudart": LIBRARY}},
             "no libcublas.so with cublas_v2.h (for CUDA 13: `pip install nvidia-cublas`",
         ),
@@ -81,6 +85,7 @@ NVCC = """#!/bin/sh
 case "$1" in
 --version) echo "Cuda compilation tools, release {version}, V{version}.1";;
 --dryrun) echo "#$ TOP={top}" >&2;;
+--list-gpu-arch) echo "compute_120"; echo "compute_75"; echo "compute_90";;
 esac
 """
 
@@ -148,6 +153,11 @@ def test_nvcc_that_fails_is_no_toolkit(tmp_path):
     nvcc.write_text("#!/bin/sh\nexit 1\n")
     nvcc.chmod(0o755)
     assert cuda.nvcc_version(nvcc) is None
+    assert cuda.oldest_capability(nvcc) == (0, 0)
+
+
+def test_nvcc_says_for_which_gpus_it_compiles(tmp_path):
+    assert cuda.oldest_capability(make_toolkit(tmp_path / "toolkit", "12.4", ALL_OF_12)) == (7, 5)
 
 
 def test_libraries_may_come_from_wheels_of_the_same_version(tmp_path, monkeypatch):
@@ -176,7 +186,6 @@ def test_jittor_gets_a_toolkit_in_its_terms(tmp_path):
         assert (made.parent.parent / "lib64" / f"lib{name}.so").resolve().name == file
         assert (made.parent.parent / "lib64" / file).exists()
     assert (made.parent.parent / "include" / "cublas_v2.h").is_file()
-    assert not (made.parent.parent / "include" / "helper_cuda.h").exists()
     # what a child process sees, whose nvcc_path is the one just made
     assert toolkit_for_jittor(replace(found, nvcc=made), tmp_path / "made") == made
     assert len(list((tmp_path / "made").iterdir())) == 1
@@ -184,7 +193,7 @@ def test_jittor_gets_a_toolkit_in_its_terms(tmp_path):
 
 @pytest.mark.skipif(not Path("/usr/local/cuda/include/cuda_runtime.h").is_file(), reason="no CUDA headers here")
 def test_jittors_helper_compiles_with_this_toolkit(tmp_path):
-    """Jittor's helper_cuda.h names members that CUDA 13 took away."""
+    """Jittor's own helper_cuda.h names members that CUDA 13 took away; jittor-1.3.11.patch leaves them out."""
     nvcc = Path("/usr/local/cuda/bin/nvcc")
     version, root = cuda.nvcc_version(nvcc), cuda.toolkit_root(nvcc)
     found = replace(WHOLE, nvcc=nvcc, version=version, root=root, libraries=find_libraries(root, version))
@@ -220,6 +229,20 @@ def test_a_gpu_is_tried_once_and_what_came_of_it_remembered(tmp_path, monkeypatc
     assert jittor_env._problem(replace(WHOLE, driver=(13, 1))) is None
     Path(line.split("delete ")[1].split(" to try")[0]).unlink()
     assert jittor_env._problem(WHOLE) is None
+
+
+@pytest.mark.parametrize(
+    ("trial", "reason"),
+    [
+        ("print('reason: no kernel image\\nmore'); raise SystemExit(1)", "no kernel image"),
+        ("raise SystemExit('Segfault\\nterminate called without an active exception')", "Segfault"),
+        ("import os; os._exit(3)", "its process ended with exit code 3"),
+        ("pass", None),
+    ],
+)
+def test_the_reason_of_a_failed_try_is_found(monkeypatch, trial, reason):
+    monkeypatch.setattr(jittor_env, "_TRIAL", trial)
+    assert jittor_env.try_gpu(WHOLE) == reason
 
 
 def test_a_try_that_fails_gives_its_last_line(monkeypatch):

@@ -1,0 +1,76 @@
+"""Compile operators that `nvcc` left, with the real nvcc, many in one translation unit: compile.py LIBRARY
+
+LIBRARY is one of them; all that wait in its folder are compiled. An operator's source defines jittor::XOp::jit_run().
+In a unit, operator number 7 defines jittor::XOp::jit_run_7(), a method that the class gets while its header is read.
+The functions of the operator's file, such as its kernels, get the same number.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+PER_UNIT = 16
+DEFINE = re.compile(r"^\s*#\s*define\s+(\w+)", re.MULTILINE)
+INCLUDE = re.compile(r"^\s*#\s*include.*$", re.MULTILINE)
+# Functions of the file: kernels, and a helper that Jittor writes into most sources.
+FUNCTION = re.compile(r"(?:__global__[^;{(]*?|^\s*inline static \w+ )(\w+)\s*\(", re.MULTILINE)
+RUN = re.compile(r"void (?:jittor::)?(\w+)::jit_run\(\)")
+
+
+def unit(sources: list[str]) -> str:
+    """One source of many operators."""
+    methods = "".join(f"; void jit_run_{i}()" for i in range(len(sources))).removesuffix("()")
+    includes = list(dict.fromkeys(line.strip() for text in sources for line in INCLUDE.findall(text)))
+    parts = ["#define JIT 1", "#define JIT_cuda 1", f"#define jit_run jit_run(){methods}", *includes, "#undef jit_run"]
+    for i, text in enumerate(sources):
+        text = INCLUDE.sub("", text)
+        renamed = [*dict.fromkeys(FUNCTION.findall(text)), "jit_run"]
+        parts += [f"#define {name} {name}_{i}" for name in renamed]
+        parts += [text, *(f"#undef {name}" for name in dict.fromkeys([*DEFINE.findall(text), *renamed]))]
+        parts += ["#define JIT 1", "#define JIT_cuda 1"]
+    return "\n".join(parts) + "\n"
+
+
+def compile_unit(number: int, libraries: list[Path]) -> None:
+    """Compile the operators of `libraries` together; next to each, note where its run function is."""
+    arguments = Path(f"{libraries[0]}.command").read_text().split("\n")
+    own = next(a for a in arguments if a.endswith("_op.cc"))
+    sources = [library.with_suffix(".cc").read_text() for library in libraries]
+    target = libraries[0].parent / f"unit{number}"
+    target.with_suffix(".cc").write_text(unit(sources))
+    replaced = {own: f"{target}.cc", str(libraries[0]): f"{target}.so"}
+    words = [replaced.get(a, a) for a in arguments]
+    done = subprocess.run([os.environ["STANDIN_NVCC"], *words, "-Xptxas", "-v"], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{target}.cc: {done.stdout}{done.stderr}")
+    resources = re.findall(r"Compiling entry function '(\S+)'.*?Used (\d+) registers([^\n]*)", done.stderr, re.DOTALL)
+    with Path(f"{target}.so.kernels").open("w") as file:
+        for name, registers, rest in resources:
+            shared = re.search(r"(\d+) bytes smem", rest)
+            print(name, registers, shared[1] if shared else 0, file=file)
+    for i, (library, text) in enumerate(zip(libraries, sources, strict=True)):
+        name, method = RUN.search(text)[1], f"jit_run_{i}"
+        Path(f"{library}.compiled").write_text(f"{target}.so _ZN6jittor{len(name)}{name}{len(method)}{method}Ev\n")
+
+
+def main() -> None:
+    folder = Path(sys.argv[1]).parent
+    waiting = sorted(
+        p for p in folder.glob("*_op.so") if Path(f"{p}.command").exists() and not Path(f"{p}.compiled").exists()
+    )
+    # Operators of cuBLAS and cuRAND need other flags and headers, in an order of their own.
+    groups: dict[tuple[str, ...], list[Path]] = {}
+    for library in waiting:
+        flags = [word for word in Path(f"{library}.command").read_text().split("\n") if word.startswith(("-I", "-l"))]
+        groups.setdefault(tuple(flags), []).append(library)
+    first = len(list(folder.glob("unit*.cc")))
+    units = [group[i : i + PER_UNIT] for group in groups.values() for i in range(0, len(group), PER_UNIT)]
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(compile_unit, range(first, first + len(units)), units))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+// libcudart: a device whose memory is host memory between guard bytes. It copies, checks launches, and counts.
+// It computes nothing. What a GPU or the CUDA runtime would refuse, and what is written outside an allocation by a copy,
+// is noted as an error; standin_report writes all of it to a file.
+#include <cuda_runtime_api.h>
+#include <dlfcn.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include <algorithm>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <fstream>
+#include <map>
+#include <mutex>
+#include <string>
+#include <vector>
+#include "standin.h"
+
+#define API extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+std::recursive_mutex mutex;
+using Lock = std::lock_guard<std::recursive_mutex>;
+
+constexpr size_t MEMORY = size_t(24) << 30;
+constexpr size_t GUARD = 4096;
+// A signalling NaN: adding 0.0f makes it quiet, so that an addition of nothing is seen too.
+constexpr uint32_t PATTERN = 0x7fa0c0de;
+
+std::map<char*, size_t> device;  // start -> size
+size_t used, peak;
+std::map<std::string, long> calls;
+std::vector<std::string> errors;
+thread_local cudaError_t last = cudaSuccess;
+
+cudaError_t refuse(cudaError_t error, const std::string& why) {
+    standin_error("%s", why.c_str());
+    return last = error;
+}
+
+size_t rounded(size_t size) { return (size + GUARD - 1) / GUARD * GUARD; }
+
+// The guards of an allocation: a page before it, and behind it up to the end of the next page.
+template <class F>
+void each_guard(char* start, size_t size, F f) {
+    for (char* p = start - GUARD; p < start; p += 4) f(p);
+    for (char* p = start + (size + 3) / 4 * 4; p < start + rounded(size) + GUARD; p += 4) f(p);
+}
+
+void check_guards(char* start, size_t size) {
+    bool whole = true;
+    each_guard(start, size, [&](char* p) { whole = whole && *(uint32_t*)p == PATTERN; });
+    if (!whole) standin_error("the guard bytes of an allocation of %zu bytes were written to", size);
+}
+
+std::map<char*, size_t>::iterator allocation_of(std::map<char*, size_t>& of, const void* p) {
+    auto next = of.upper_bound((char*)p);
+    if (next == of.begin()) return of.end();
+    --next;
+    return (const char*)p < next->first + std::max<size_t>(next->second, 1) ? next : of.end();
+}
+
+cudaError_t copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, const char* name) {
+    Lock lock(mutex);
+    standin_count(name);
+    if (size == 0) return cudaSuccess;
+    const bool to_device = allocation_of(device, to) != device.end();
+    const bool from_device = allocation_of(device, from) != device.end();
+    const cudaMemcpyKind is = to_device ? (from_device ? cudaMemcpyDeviceToDevice : cudaMemcpyHostToDevice)
+                                        : (from_device ? cudaMemcpyDeviceToHost : cudaMemcpyHostToHost);
+    if (kind != cudaMemcpyDefault && kind != is)
+        return refuse(cudaErrorInvalidMemcpyDirection, std::string(name) + " of kind " + std::to_string(kind) + ", but it is " + std::to_string(is));
+    const char* names[] = {"bytes host to host", "bytes host to device", "bytes device to host", "bytes device to device"};
+    calls[names[is]] += size;
+    if (to_device && !standin_inside(to, size, name)) return last = cudaErrorInvalidValue;
+    if (from_device && !standin_inside(from, size, name)) return last = cudaErrorInvalidValue;
+    memmove(to, from, size);
+    return cudaSuccess;
+}
+
+// A kernel, and what it needs; nvcc (the script) has written that next to the library.
+struct Kernel {
+    std::string name;
+    int registers = 0, shared = 0;
+};
+struct Module {
+    std::map<std::string, Kernel> kernels;
+};
+std::map<const void*, Kernel> kernels;  // by the function that host code calls
+struct Call {
+    dim3 grid, block;
+    size_t shared;
+    cudaStream_t stream;
+};
+thread_local std::vector<Call> configured;
+
+cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t dynamic) {
+    Lock lock(mutex);
+    auto found = kernels.find(function);
+    if (found == kernels.end()) return refuse(cudaErrorInvalidDeviceFunction, "a launch of an unknown kernel");
+    const Kernel& kernel = found->second;
+    calls["launches"]++;
+    calls["launch " + kernel.name]++;
+    char text[300];
+    snprintf(text, sizeof text, "%.100s<<<(%u, %u, %u), (%u, %u, %u), %zu>>> with %d registers and %d bytes shared",
+        kernel.name.c_str(), grid.x, grid.y, grid.z, block.x, block.y, block.z, dynamic, kernel.registers, kernel.shared);
+    // The limits of compute capability 7.5 to 12.0 (CUDA programming guide, technical specifications).
+    const size_t threads = size_t(block.x) * block.y * block.z;
+    if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535)
+        return refuse(cudaErrorInvalidConfiguration, std::string("grid: ") + text);
+    if (threads == 0 || threads > 1024 || block.z > 64) return refuse(cudaErrorInvalidConfiguration, std::string("block: ") + text);
+    if (dynamic + kernel.shared > 48 << 10) return refuse(cudaErrorInvalidValue, std::string("shared memory: ") + text);
+    const size_t warps = (threads + 127) / 128 * 4, registers = (kernel.registers + 7) / 8 * 8;
+    if (warps * 32 * registers > 65536) return refuse(cudaErrorLaunchOutOfResources, std::string("registers: ") + text);
+    return cudaSuccess;
+}
+
+}  // namespace
+
+// --- the stand-in's own functions (standin.h)
+API void standin_count(const char* name) { Lock lock(mutex); calls[name]++; }
+
+API void standin_error(const char* format, ...) {
+    char text[1000];
+    va_list values;
+    va_start(values, format);
+    vsnprintf(text, sizeof text, format, values);
+    va_end(values);
+    Lock lock(mutex);
+    errors.push_back(text);
+    fprintf(stderr, "stand-in: %s\n", text);
+}
+
+API bool standin_inside(const void* p, size_t size, const char* what) {
+    Lock lock(mutex);
+    auto found = allocation_of(device, p);
+    if (found != device.end() && (const char*)p + size <= found->first + found->second) return true;
+    standin_error("%s: %zu bytes at %p are not in one allocation on the device", what, size, p);
+    return false;
+}
+
+API void* standin_resolve(const char* library) {
+    const std::string real = std::string(library) + ".compiled";
+    for (int attempt = 0; attempt < 2; attempt++) {
+        std::string compiled, symbol;
+        std::ifstream(real) >> compiled >> symbol;
+        if (!symbol.empty()) {
+            void* handle = dlopen(compiled.c_str(), RTLD_LAZY | RTLD_LOCAL);
+            void* run = handle ? dlsym(handle, symbol.c_str()) : nullptr;
+            if (!run) standin_error("%s", dlerror());
+            return run;
+        }
+        if (attempt || system((std::string(getenv("STANDIN_COMPILE")) + " '" + library + "'").c_str()) != 0) break;
+    }
+    standin_error("%s was not compiled", library);
+    _exit(1);
+}
+
+API void standin_reset() { Lock lock(mutex); calls.clear(); peak = used; }
+
+API void standin_report(const char* file) {
+    Lock lock(mutex);
+    for (auto& [start, size] : device) check_guards(start, size);
+    std::ofstream out(file);
+    out << "used\t" << used << "\npeak\t" << peak << "\n";
+    for (auto& [name, count] : calls) out << name << "\t" << count << "\n";
+    for (auto& error : errors) out << "error\t" << error << "\n";
+}
+
+// --- what nvcc's host code calls
+API void** __cudaRegisterFatBinary(void* wrapper) {
+    auto* module = new Module;
+    Dl_info info{};
+    if (dladdr(wrapper, &info) && info.dli_fname) {
+        std::ifstream file(std::string(info.dli_fname) + ".kernels");
+        Kernel kernel;
+        while (file >> kernel.name >> kernel.registers >> kernel.shared) module->kernels[kernel.name] = kernel;
+    }
+    return (void**)module;
+}
+API void __cudaRegisterFatBinaryEnd(void**) {}
+API void __cudaUnregisterFatBinary(void**) {}
+API char __cudaInitModule(void**) { return 1; }
+API void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, int) {}
+API void __cudaRegisterFunction(void** handle, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
+    Lock lock(mutex);
+    auto& known = ((Module*)handle)->kernels;
+    kernels[host] = known.count(name) ? known[name] : Kernel{name};
+}
+API unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
+    configured.push_back({grid, block, shared, stream});
+    return 0;
+}
+API cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shared, void* stream) {
+    if (configured.empty()) return refuse(cudaErrorMissingConfiguration, "a launch without configuration");
+    const Call call = configured.back();
+    configured.pop_back();
+    *grid = call.grid;
+    *block = call.block;
+    *shared = call.shared;
+    *(cudaStream_t*)stream = call.stream;
+    return cudaSuccess;
+}
+API cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) { *kernel = (cudaKernel_t)function; return cudaSuccess; }
+API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t) {
+    return launch((const void*)kernel, grid, block, shared);
+}
+API cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t) {
+    return launch(function, grid, block, shared);
+}
+
+// --- memory
+API cudaError_t cudaMalloc(void** p, size_t size) {
+    Lock lock(mutex);
+    calls["cudaMalloc"]++;
+    if (used + size > MEMORY) return refuse(cudaErrorMemoryAllocation, "out of memory");
+    char* pages = (char*)mmap(nullptr, rounded(size) + 2 * GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char* start = pages + GUARD;
+    each_guard(start, size, [](char* at) { *(uint32_t*)at = PATTERN; });
+    device[start] = size;
+    used += size;
+    peak = std::max(peak, used);
+    *p = start;
+    return cudaSuccess;
+}
+API cudaError_t cudaFree(void* p) {
+    Lock lock(mutex);
+    calls["cudaFree"]++;
+    if (!p) return cudaSuccess;
+    auto found = device.find((char*)p);
+    if (found == device.end()) return refuse(cudaErrorInvalidValue, "cudaFree of what was not allocated");
+    check_guards(found->first, found->second);
+    used -= found->second;
+    munmap(found->first - GUARD, rounded(found->second) + 2 * GUARD);
+    device.erase(found);
+    return cudaSuccess;
+}
+API cudaError_t cudaMallocHost(void** p, size_t size) { standin_count("cudaMallocHost"); *p = malloc(size); return cudaSuccess; }
+API cudaError_t cudaFreeHost(void* p) { free(p); return cudaSuccess; }
+API cudaError_t cudaMallocManaged(void** p, size_t size, unsigned) { standin_count("cudaMallocManaged"); return cudaMalloc(p, size); }
+API cudaError_t cudaMemcpy(void* to, const void* from, size_t size, cudaMemcpyKind kind) { return copy(to, from, size, kind, "cudaMemcpy"); }
+API cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t size, cudaMemcpyKind kind, cudaStream_t) {
+    return copy(to, from, size, kind, "cudaMemcpyAsync");
+}
+API cudaError_t cudaMemset(void* p, int value, size_t size) {
+    standin_count("cudaMemset");
+    if (!standin_inside(p, size, "cudaMemset")) return last = cudaErrorInvalidValue;
+    memset(p, value, size);
+    return cudaSuccess;
+}
+API cudaError_t cudaMemsetAsync(void* p, int value, size_t size, cudaStream_t) { return cudaMemset(p, value, size); }
+API cudaError_t cudaMemGetInfo(size_t* left, size_t* total) { Lock lock(mutex); *total = MEMORY; *left = MEMORY - used; return cudaSuccess; }
+
+// --- the device
+API cudaError_t cudaGetDeviceCount(int* count) { *count = 1; return cudaSuccess; }
+API cudaError_t cudaGetDevice(int* index) { *index = 0; return cudaSuccess; }
+API cudaError_t cudaSetDevice(int index) { return index == 0 ? cudaSuccess : refuse(cudaErrorInvalidDevice, "cudaSetDevice"); }
+API cudaError_t cudaDeviceReset() { return cudaSuccess; }
+API cudaError_t cudaDeviceSynchronize() { standin_count("cudaDeviceSynchronize"); return cudaSuccess; }
+API cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
+    memset(p, 0, sizeof *p);
+    strcpy(p->name, "stand-in");
+    p->major = 9;
+    p->totalGlobalMem = MEMORY;
+    p->warpSize = 32;
+    p->maxThreadsPerBlock = 1024;
+    p->multiProcessorCount = 100;
+    p->managedMemory = p->concurrentManagedAccess = p->unifiedAddressing = 1;
+    return cudaSuccess;
+}
+API cudaError_t cudaGetLastError() { const cudaError_t error = last; last = cudaSuccess; return error; }
+API cudaError_t cudaPeekAtLastError() { return last; }
+API const char* cudaGetErrorName(cudaError_t) { return "an error of the stand-in"; }
+API const char* cudaGetErrorString(cudaError_t) { return "an error of the stand-in"; }
+
+// --- streams and events: everything is done at once, in the order of the calls
+API cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { *stream = (cudaStream_t)malloc(1); return cudaSuccess; }
+API cudaError_t cudaStreamDestroy(cudaStream_t stream) { free(stream); return cudaSuccess; }
+API cudaError_t cudaStreamSynchronize(cudaStream_t) { standin_count("cudaStreamSynchronize"); return cudaSuccess; }
+API cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t, unsigned) { return cudaSuccess; }
+API cudaError_t cudaLaunchHostFunc(cudaStream_t, cudaHostFn_t function, void* data) { function(data); return cudaSuccess; }
+API cudaError_t cudaEventCreate(cudaEvent_t* event) { *event = (cudaEvent_t)malloc(1); return cudaSuccess; }
+API cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) { return cudaEventCreate(event); }
+API cudaError_t cudaEventDestroy(cudaEvent_t event) { free(event); return cudaSuccess; }
+API cudaError_t cudaEventRecord(cudaEvent_t, cudaStream_t) { return cudaSuccess; }
+API cudaError_t cudaEventSynchronize(cudaEvent_t) { return cudaSuccess; }
+API cudaError_t cudaEventElapsedTime(float* milliseconds, cudaEvent_t, cudaEvent_t) { *milliseconds = 0; return cudaSuccess; }
