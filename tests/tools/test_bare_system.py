@@ -1,4 +1,4 @@
-"""tools/bare_system.sh where it cannot make a system; .ci/run makes one."""
+"""tools/bare_system.sh where it cannot make a system."""
 
 from __future__ import annotations
 
