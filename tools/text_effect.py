@@ -158,9 +158,9 @@ def compare_texts(args: argparse.Namespace) -> None:
                 for name, probe in probed.items():
                     turns[name][text].append(float(np.abs(probe.guidance - own_guidance[name]).sum()))
                 white = max(int(change.max()), 1)
-                pictures[f"{text}: difference, white = {white}"] = change * (255 / white)
+                pictures[f"{text}\nwhite: {white} gray levels"] = change * (255 / white)
             largest = max(pair[-1][0] for pair in differences.values())
-            rows.append((largest, PageRow(sample.name, pictures, {"mean |difference|": largest})))
+            rows.append((largest, PageRow(sample.name, pictures, {"mean difference": largest})))
             rows = sorted(rows, key=lambda row: -row[0])[:PAIRS_DRAWN]
 
     means = {text: dict(zip(TABLE_METRICS, np.mean(values, 0), strict=True)) for text, values in metrics.items()}
