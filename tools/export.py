@@ -96,7 +96,8 @@ def write_onnx(weights: Weights, about: About, path: Path) -> None:
 
     # Two tensors: one tensor given twice would become one input.
     images = (torch.zeros(1, 1, 40, 56), torch.zeros(1, 1, 40, 56))
-    size = {2: torch.export.Dim("height"), 3: torch.export.Dim("width")}
+    names = {2: "height", 3: "width"}
+    size = {axis: torch.export.Dim(name) for axis, name in names.items()}
     with _without_notes():
         traced = torch.export.export(
             torch_network(weights),
@@ -109,6 +110,7 @@ def write_onnx(weights: Weights, about: About, path: Path) -> None:
             input_names=ONNX_INPUTS,
             output_names=(ONNX_OUTPUT,),
             opset_version=OPSET,
+            dynamic_shapes=(names, names, None),
             custom_translation_table={torch.ops.aten.upsample_nearest2d.vec: _nearest_resize},
             dynamo=True,
             verbose=False,
