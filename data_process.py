@@ -19,6 +19,7 @@ from tqdm import tqdm
 from utils.data.h5 import Sample, constant_image, write_h5
 from utils.data.images import read_gray, require_one_size, to_training_size
 from utils.data.pairs import MODES, Pair
+from utils.data.register import Registrar, add_register_option
 from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter, run_command
@@ -56,6 +57,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add("--skip_bad", action="store_true", help="name bad pairs and leave them out")
     add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
+    add_register_option(parser)
     add_source_options(parser)
     add = parser.add_argument_group("text").add_argument
     add(
@@ -74,28 +76,39 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_sample(pair: Pair, features: FeatureFiles | EncodedText, resize: bool) -> Sample:
+def read_sample(
+    pair: Pair, features: FeatureFiles | EncodedText, resize: bool, registrar: Registrar | None = None
+) -> Sample:
     """Read the gray images of a pair, scaled to 0..1 and if `resize` resized to 288x384, and its text feature.
 
     Raises:
-        UserError: a file is missing or unreadable, or the two images differ in size before they are resized.
+        UserError: a file is missing or unreadable, or the two images differ in size before they are resized or cannot
+            be registered.
     """
     a, b = read_gray(pair.image_a), read_gray(pair.image_b)
     require_one_size(a, b, pair.image_a, pair.image_b)
+    if registrar:
+        a, b = registrar.align(pair, a, b)
     if resize:
         a, b = to_training_size(a), to_training_size(b)
     a, b = a / np.float32(255), b / np.float32(255)
     return Sample(pair.name, a[None], b[None], features.feature(pair), (pair.image_a, pair.image_b))
 
 
-def read_unless_bad(pair: Pair, features: FeatureFiles | EncodedText, resize: bool, skip_bad: bool) -> Sample | None:
+def read_unless_bad(
+    pair: Pair,
+    features: FeatureFiles | EncodedText,
+    resize: bool,
+    skip_bad: bool,
+    registrar: Registrar | None = None,
+) -> Sample | None:
     """`read_sample`, but with `skip_bad` a bad pair becomes None. Bad pairs and constant images are logged.
 
     Raises:
         UserError: as `read_sample`, unless `skip_bad`.
     """
     try:
-        sample = read_sample(pair, features, resize)
+        sample = read_sample(pair, features, resize, registrar)
     except UserError as error:
         if not skip_bad:
             raise
@@ -134,9 +147,12 @@ def data_process(args: argparse.Namespace) -> None:
     features = text_features(args.text_encoder, source.pairs)
     print(features.prepare(source.pairs))
     path = args.out / f"{source.dataset}_{args.mode}.h5"
-    samples = map_ahead(lambda pair: read_unless_bad(pair, features, resize, args.skip_bad), source.pairs)
+    registrar = Registrar() if args.register else None
+    samples = map_ahead(lambda pair: read_unless_bad(pair, features, resize, args.skip_bad, registrar), source.pairs)
     with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(source.pairs), unit="pair") as progress:
         count = write_h5(path, good_samples(progress, path))
+    if registrar:
+        print(registrar.report())
     if skipped := len(source.pairs) - count:
         print(f"skipped: {skipped} bad pairs, named above")
     size = "288x384" if resize else "their own size"

@@ -21,8 +21,9 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.color import write_colored
-from utils.data.images import read_gray, require_one_size, to_one_size, write_png
+from utils.data.images import read_bgr, read_gray, require_one_size, to_one_size, write_png
 from utils.data.pairs import Pair, match_folders, pair_of
+from utils.data.register import Registrar, add_register_option
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.runtime.cli import add_device_options, run_command
@@ -68,6 +69,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
     add("--color", action="store_true", help="also write a colour image: the fused luma with the chroma of the sources")
     add("--resize", action="store_true", help="resize the smaller image of a pair to the size of the larger")
+    add_register_option(parser)
     add_device_options(parser)
     return parser
 
@@ -98,16 +100,18 @@ def find_jobs(a: Path, b: Path, out: Path | None, task: str) -> list[Job]:
     return [Job(pair(a.stem, a, b), out, out.with_name(f"{out.stem}_RGB.png"))]
 
 
-def read_images(pair: Pair, resize: bool) -> tuple[np.ndarray, np.ndarray]:
+def read_images(pair: Pair, resize: bool, registrar: Registrar | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The gray images of a pair, float32 (H, W) in 0..1.
 
     Raises:
-        UserError: an image cannot be read, or the sizes differ and `resize` is not set.
+        UserError: an image cannot be read, or the sizes differ and `resize` is not set, or they cannot be registered.
     """
     a, b = read_gray(pair.image_a), read_gray(pair.image_b)
     if resize:
         a, b = to_one_size(a, b)
     require_one_size(a, b, pair.image_a, pair.image_b, "; --resize resizes the smaller one")
+    if registrar:
+        a, b = registrar.align(pair, a, b)
     return a / np.float32(255), b / np.float32(255)
 
 
@@ -150,23 +154,27 @@ def fuse_files(args: argparse.Namespace) -> None:
     """
     path = checkpoint_path(args.ckpt_path, args.task)
     jobs = find_jobs(args.a, args.b, args.out, args.task)
+    registrar = Registrar() if args.register else None
     if len(jobs) == 1:
         # Fail early: downloading a text encoder may take minutes.
-        read_images(jobs[0].pair, args.resize)
+        read_images(jobs[0].pair, args.resize, registrar)
     feature = features_of([job.pair for job in jobs], args)
 
     from utils.runtime.jittor_env import use_device
 
     print(use_device(args.device, args.tf32))
     net = load_net(path)
-    images = map_ahead(lambda job: read_images(job.pair, args.resize), jobs)
+    images = map_ahead(lambda job: read_images(job.pair, args.resize, registrar), jobs)
     gray_only = 0
     for job, (a, b) in zip(tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1), images, strict=True):
         fused = fuse(net, a[None, None], b[None, None], feature(job.pair)[None])
         write_png(job.gray, fused)
         if args.color:
-            gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize)
+            read = registrar.reading(job.pair, read_bgr) if registrar else read_bgr
+            gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize, read)
 
+    if registrar:
+        print(registrar.report())
     if gray_only:
         print(f"no colour in the sources of {gray_only} of {len(jobs)} pairs: their RGB images are gray")
     written = [jobs[0].gray, jobs[0].rgb] if len(jobs) == 1 else [jobs[0].gray.parent, jobs[0].rgb.parent]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -46,11 +47,19 @@ def colorize(gray: np.ndarray, bgr_a: np.ndarray, bgr_b: np.ndarray) -> np.ndarr
     return np.round(np.clip(bgr, 0, 1) * 255).astype(np.uint8)
 
 
-def write_colored(path: Path, gray: np.ndarray, image_a: Path, image_b: Path, resize: bool = False) -> bool:
+def write_colored(
+    path: Path,
+    gray: np.ndarray,
+    image_a: Path,
+    image_b: Path,
+    resize: bool = False,
+    read: Callable[[Path], np.ndarray] = read_bgr,
+) -> bool:
     """Write the fused `gray`, uint8 (H, W), with the colours of its source files as a PNG.
 
     Args:
         resize: resize the sources to the size of `gray`.
+        read: reads a source, uint8 (H, W, 3), BGR.
 
     Returns:
         Whether a source has colour; if both are gray, the written image is gray too.
@@ -60,7 +69,7 @@ def write_colored(path: Path, gray: np.ndarray, image_a: Path, image_b: Path, re
     """
     sources = []
     for source in (image_a, image_b):
-        bgr = read_bgr(source)
+        bgr = read(source)
         if bgr.shape[:2] != gray.shape:
             if not resize:
                 sizes = [f"{height}x{width}" for height, width in (bgr.shape[:2], gray.shape)]

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from utils.data.images import read_gray
 from utils.data.pairs import Pair
 from utils.data.register import MIN_CONFIDENCE, Registrar, Registration, register
 from utils.runtime.errors import UserError
@@ -55,13 +56,13 @@ def test_a_registered_pair_is_not_changed():
     a = scene(0)
     found = register(a, 255 - a)
     assert found.moved == 0
-    for before, after in zip((a, 255 - a), found.apply(a, 255 - a), strict=True):
-        np.testing.assert_array_equal(before, after)
+    np.testing.assert_array_equal(found.crop(a), a)
+    np.testing.assert_array_equal(found.move(255 - a), 255 - a)
 
 
 def test_unrelated_and_constant_images_are_refused_and_named():
     for other in (scene(1), np.zeros((160, 240), np.float32)):
-        with pytest.raises(UserError, match=r"^a\.png: cannot be registered with b\.png: confidence -?0\.\d\d, at least"):
+        with pytest.raises(UserError, match=r"^a\.png: cannot be registered with b\.png: confidence -?0\.\d\d, "):
             Registrar().align(pair(), scene(0), other)
 
 
@@ -72,7 +73,7 @@ def test_both_images_are_cropped_to_what_both_show():
     a, b = image[:, :], np.roll(image, (-2, 3), (0, 1))
     back = Registration(np.array([[1, 0, -3.0], [0, 1, 2]]), 1, a.shape)
     assert back.common == (slice(2, 20), slice(0, 27))
-    for cropped in back.apply(a, b):
+    for cropped in (back.crop(a), back.move(b)):
         np.testing.assert_array_equal(cropped, image[2:, :27])
     assert back.moved == pytest.approx(13**0.5)
 
@@ -82,9 +83,36 @@ def test_colours_move_as_the_gray_images_do_and_the_report_counts():
     b = cv2.warpAffine(a, motion(0, 5, 0, a.shape), a.shape[::-1], borderMode=cv2.BORDER_REFLECT)
     registrar = Registrar()
     gray = registrar.align(pair(), a, b)
-    color = registrar.align_again(pair(), np.dstack([a] * 3), np.dstack([b] * 3))
-    for one, three in zip(gray, color, strict=True):
-        np.testing.assert_allclose(three, np.dstack([one] * 3), atol=1e-3)
+    read = registrar.reading(pair(), lambda path: np.dstack([a if path.stem == "a" else b] * 3))
+    for one, path in zip(gray, (pair().image_a, pair().image_b), strict=True):
+        np.testing.assert_allclose(read(path), np.dstack([one] * 3), atol=1e-3)
     assert np.abs(gray[0] - gray[1]).mean() < 2
     registrar.align(pair("c"), a, a)
     assert registrar.report().startswith("registered: 1 of 2 pairs moved by up to 5.")
+
+
+@pytest.mark.slow
+def test_on_roadscene(shared):
+    """20 pairs that no constant was chosen on. B is moved by up to 12 pixels in x and in y and 2 degrees.
+
+    Reached: 18 of 20 come back within 1.5 pixels (mean over a grid of 9x9 points; 11 within 1.5 pixels at all points),
+    20 of 20 unrelated pairs are refused, and 19 of 20 registered pairs are not moved. The data set's own registration
+    is not exact: the two pairs that do not come back are about as far off when nothing moved them.
+    """
+    folders = [shared / "data" / "RoadScene" / name for name in ("cropinfrared", "crop_LR_visible")]
+    names = sorted(path.name for path in folders[0].iterdir())
+    order = np.random.default_rng(0).permutation(len(names))
+    rng = np.random.default_rng(1)
+    back = refused = stays = 0
+    for at in range(100, 120):
+        a, b = (read_gray(folder / names[order[at]]) for folder in folders)
+        other = read_gray(folders[1] / names[order[(at + 100) % len(names)]])
+        matrix = motion(rng.uniform(-2, 2), *rng.uniform(-12, 12, 2), a.shape)
+        found = register(a, cv2.warpAffine(b, matrix, a.shape[::-1], flags=cv2.INTER_CUBIC))
+        height, width = a.shape
+        grid = np.stack([*np.mgrid[0 : width - 1 : 9j, 0 : height - 1 : 9j], np.ones((9, 9))]).reshape(3, -1)
+        error = np.hypot(*(found.matrix @ np.vstack([matrix @ grid, grid[2:]]) - grid[:2])).mean()
+        back += error < 1.5 and found.confidence >= MIN_CONFIDENCE
+        refused += register(a, cv2.resize(other, (width, height))).confidence < MIN_CONFIDENCE
+        stays += register(a, b).moved < 0.7
+    assert (back >= 18, refused >= 18, stays >= 18) == (True, True, True), (back, refused, stays)
