@@ -25,7 +25,8 @@ from utils.data.images import read_bgr, read_gray, require_one_size, to_one_size
 from utils.data.pairs import Pair, match_folders, pair_of
 from utils.data.register import Registrar, add_register_option
 from utils.data.tasks import TASKS
-from utils.evaluation.inference import checkpoint_path, fuse, load_net
+from utils.evaluation.inference import checkpoint_path, fuse, fuse_unstretched, load_net
+from utils.evaluation.stacks import find_stacks
 from utils.runtime.cli import add_device_options, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.threads import map_ahead
@@ -48,7 +49,14 @@ def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("a", type=Path, metavar="A", help="image A, or a folder of images")
-    add("b", type=Path, metavar="B", help="image B, or a folder of images with the same names")
+    add("b", type=Path, nargs="?", metavar="B", help="image B, or a folder of images with the same names")
+    add(
+        "more",
+        type=Path,
+        nargs="*",
+        metavar="C",
+        help="more images of a stack, with --task MEF or MFF; without B, A is a folder of stacks, or a stack in a folder or TIFF",
+    )
     add(
         *("-o", "--out"),
         type=Path,
@@ -153,17 +161,29 @@ def fuse_files(args: argparse.Namespace) -> None:
         UserError: images, text or weights are missing or do not fit.
     """
     path = checkpoint_path(args.ckpt_path, args.task)
-    jobs = find_jobs(args.a, args.b, args.out, args.task)
+    given = [args.a, *filter(None, [args.b]), *args.more]
+    stacks = find_stacks(given, args.out, args.task)
+    if stacks and (args.register or args.resize):
+        raise UserError(f"{args.a}: --register and --resize are for pairs of images, not for stacks")
+    jobs = [] if stacks else find_jobs(args.a, args.b, args.out, args.task)
     registrar = Registrar() if args.register else None
     if len(jobs) == 1:
         # Fail early: downloading a text encoder may take minutes.
         read_images(jobs[0].pair, args.resize, registrar)
-    feature = features_of([job.pair for job in jobs], args)
+    feature = features_of([job.pair for job in stacks or jobs], args)
 
     from utils.runtime.jittor_env import use_device
 
     print(use_device(args.device, args.tf32))
     net = load_net(path)
+    for stack in stacks:
+        text = feature(stack.pair)[None]
+        written = stack.write(
+            lambda a, b, text=text: fuse_unstretched(net, a[None, None], b[None, None], text), args.color
+        )
+        print("fused: " + " and ".join(map(str, written)))
+    if stacks:
+        return
     images = map_ahead(lambda job: read_images(job.pair, args.resize, registrar), jobs)
     gray_only = 0
     for job, (a, b) in zip(tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1), images, strict=True):
@@ -182,7 +202,8 @@ def fuse_files(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    fuse_files(get_args_parser().parse_args(argv))
+    # Intermixed: the images may stand before and after the options.
+    fuse_files(get_args_parser().parse_intermixed_args(argv))
 
 
 if __name__ == "__main__":
