@@ -2,6 +2,8 @@
 
     python fuse.py ir.png vi.png -o fused.png --text "A man walks past a parked car at night, ..."
     python fuse.py infrared/ visible/ -o fused/ --color
+    python fuse.py ir.mp4 vi.mp4 -o fused.mp4
+    python fuse.py over.png middle.png under.png --task MEF -o fused.png
 
 A is the infrared, MRI, over-exposed or near-focus image; B the visible, CT/PET/SPECT, under-exposed or far-focus one.
 
@@ -27,6 +29,7 @@ from utils.data.register import Registrar, add_register_option
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, fuse_unstretched, load_net
 from utils.evaluation.stacks import find_stacks
+from utils.evaluation.video import find_films
 from utils.runtime.cli import add_device_options, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.threads import map_ahead
@@ -48,14 +51,14 @@ class Job:
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("a", type=Path, metavar="A", help="image A, or a folder of images")
-    add("b", type=Path, nargs="?", metavar="B", help="image B, or a folder of images with the same names")
+    add("a", type=Path, metavar="A", help="image A, a folder of images, or a film")
+    add("b", type=Path, nargs="?", metavar="B", help="image B, a folder of images with the same names, or a film")
     add(
         "more",
         type=Path,
         nargs="*",
         metavar="C",
-        help="more images of a stack, with --task MEF or MFF; without B, A is a folder of stacks, or a stack in a folder or TIFF",
+        help="more images of a stack (--task MEF or MFF); without B, A is a folder or TIFF file of one stack, or a folder of stacks",
     )
     add(
         *("-o", "--out"),
@@ -162,27 +165,28 @@ def fuse_files(args: argparse.Namespace) -> None:
     """
     path = checkpoint_path(args.ckpt_path, args.task)
     given = [args.a, *filter(None, [args.b]), *args.more]
-    stacks = find_stacks(given, args.out, args.task)
-    if stacks and (args.register or args.resize):
-        raise UserError(f"{args.a}: --register and --resize are for pairs of images, not for stacks")
-    jobs = [] if stacks else find_jobs(args.a, args.b, args.out, args.task)
+    # Stacks and films have a pair, too, and write themselves.
+    others = find_films(given, args.out, args.task) or find_stacks(given, args.out, args.task)
+    if others and (args.register or args.resize):
+        raise UserError(f"{args.a}: --register and --resize are for pairs of images, not for stacks and films")
+    jobs = [] if others else find_jobs(args.a, args.b, args.out, args.task)
     registrar = Registrar() if args.register else None
     if len(jobs) == 1:
         # Fail early: downloading a text encoder may take minutes.
         read_images(jobs[0].pair, args.resize, registrar)
-    feature = features_of([job.pair for job in stacks or jobs], args)
+    feature = features_of([job.pair for job in others or jobs], args)
 
     from utils.runtime.jittor_env import use_device
 
     print(use_device(args.device, args.tf32))
     net = load_net(path)
-    for stack in stacks:
-        text = feature(stack.pair)[None]
-        written = stack.write(
+    for other in others:
+        text = feature(other.pair)[None]
+        written = other.write(
             lambda a, b, text=text: fuse_unstretched(net, a[None, None], b[None, None], text), args.color
         )
         print("fused: " + " and ".join(map(str, written)))
-    if stacks:
+    if others:
         return
     images = map_ahead(lambda job: read_images(job.pair, args.resize, registrar), jobs)
     gray_only = 0

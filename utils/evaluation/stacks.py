@@ -103,7 +103,7 @@ def find_stacks(given: Sequence[Path], out: Path | None, task: str) -> list[Stac
         return []
     if task not in TASKS:
         raise UserError(
-            f"{given[0]}: expected two images or two folders; a stack, of one file or more than two, needs --task MEF or MFF"
+            f"{given[0]}: expected two images or two folders; one, or more than two, are a stack: --task MEF or MFF"
         )
     members = _members(given[0]) if len(given) == 1 and given[0].is_dir() else []
     if members:

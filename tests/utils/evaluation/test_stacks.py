@@ -77,7 +77,7 @@ def test_what_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     for given, out, task, message in (
         ([tmp_path / "empty"], None, "MEF", "empty: holds no images"),
-        ([a, b, c], None, "IVF", "needs --task MEF or MFF"),
+        ([a, b, c], None, "IVF", "are a stack: --task MEF or MFF"),
         ([a], None, "MEF", "a.png: is one image"),
         ([a, b, c], tmp_path / "link.png", "MEF", "link.png: is also an input"),
         ([a, b, c], tmp_path / "o.jpg", "MEF", "expected the name of a .png file"),
