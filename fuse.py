@@ -58,7 +58,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="*",
         metavar="C",
-        help="more images of a stack (--task MEF or MFF); without B, A is a folder or TIFF file of one stack, or a folder of stacks",
+        help="more images of a stack, with --task MEF or MFF; A alone may be a stack (a folder, a TIFF) or a folder of stacks",
     )
     add(
         *("-o", "--out"),
