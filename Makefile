@@ -16,7 +16,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-s
 
 .PHONY: demo test lint slow-test docs bench lock clean
 
-# The complete job on the sample: preprocess, train briefly, fuse, measure, draw.
+# The complete job on the pairs that ship: preprocess, fuse, measure, draw, train a few steps.
 demo: $(VENV)/.installed
 	$(BIN)/python -m tools.demo
 

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from utils.data.h5 import Sample, constant_image, write_h5
 from utils.data.images import read_gray, require_one_size, to_training_size
 from utils.data.pairs import MODES, Pair
+from utils.data.provenance import Provenance
 from utils.data.register import Registrar, add_register_option
 from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
@@ -150,7 +151,7 @@ def data_process(args: argparse.Namespace) -> None:
     registrar = Registrar() if args.register else None
     samples = map_ahead(lambda pair: read_unless_bad(pair, features, resize, args.skip_bad, registrar), source.pairs)
     with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(source.pairs), unit="pair") as progress:
-        count = write_h5(path, good_samples(progress, path))
+        count = write_h5(path, good_samples(progress, path), Provenance(source.task, *features.encoder))
     if registrar:
         print(registrar.report())
     if skipped := len(source.pairs) - count:

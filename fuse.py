@@ -8,7 +8,8 @@
 A is the infrared, MRI, over-exposed or near-focus image; B the visible, CT/PET/SPECT, under-exposed or far-focus one.
 
 --text, --text_file or --text_feature apply to all pairs. Without them the text of a pair is Text/<name>.txt or
-TextFeature/<name>.npy next to the images, else a neutral sentence; the output says so.
+TextFeature/<name>.npy next to the images, else a neutral sentence, whose feature ships with the weights; the output
+says so.
 """
 
 from __future__ import annotations
@@ -25,18 +26,18 @@ from tqdm import tqdm
 from utils.data.color import write_colored
 from utils.data.images import read_bgr, read_gray, require_one_size, to_one_size, write_png
 from utils.data.pairs import Pair, match_folders, pair_of
+from utils.data.provenance import Provenance
 from utils.data.register import Registrar, add_register_option
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, fuse_unstretched, load_net
 from utils.evaluation.stacks import find_stacks
 from utils.evaluation.video import find_films
 from utils.runtime.cli import add_device_options, run_command
-from utils.runtime.errors import UserError
+from utils.runtime.errors import OPTIONAL, UserError, missing
 from utils.runtime.threads import map_ahead
-from utils.text.cache import text_features
+from utils.text.cache import EncodedText, text_features
 from utils.text.features import FeatureFiles, read_paragraph
-
-NEUTRAL = "The {} and the {} of the same scene."
+from utils.training.checkpoint import read_checkpoint
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="*",
         metavar="C",
-        help="more images of a stack, with --task MEF or MFF; A alone may be a stack (a folder, a TIFF) or a folder of stacks",
+        help="more images of a stack (--task MEF or MFF); without B, A is a folder or TIFF of a stack, or a folder of stacks",
     )
     add(
         *("-o", "--out"),
@@ -74,10 +75,11 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--text_encoder",
         metavar="ENCODER",
         default="auto",
-        help="the encoder of the training data, see data_process.py (default: ready features if any exist, else bert)",
+        help="see data_process.py (default: ready features if any exist, else the encoder that the weights were "
+        "trained with, or bert if they do not record it)",
     )
-    add("--task", choices=tuple(TASKS), default="IVF", help="selects the default checkpoint (default: IVF)")
-    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="of the pairs and the weights (default: IVF)")
+    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pkl)")
     add("--color", action="store_true", help="also write a colour image: the fused luma with the chroma of the sources")
     add("--resize", action="store_true", help="resize the smaller image of a pair to the size of the larger")
     add_register_option(parser)
@@ -126,35 +128,69 @@ def read_images(pair: Pair, resize: bool, registrar: Registrar | None = None) ->
     return a / np.float32(255), b / np.float32(255)
 
 
-def features_of(pairs: Sequence[Pair], args: argparse.Namespace) -> Callable[[Pair], np.ndarray]:
+def features_of(
+    pairs: Sequence[Pair], args: argparse.Namespace, weights: Path, trained: Provenance
+) -> Callable[[Pair], np.ndarray]:
     """A function that returns the text feature of a pair, float32 (149, 768). Prints the source of the features.
+
+    Args:
+        pairs: the pairs to fuse.
+        args: the options.
+        weights: the checkpoint; <its name>.npy beside it is the feature of the neutral sentence by its encoder.
+        trained: what the checkpoint records about its training data.
 
     Raises:
         UserError: a text or feature is missing or bad, or the encoder is unavailable.
     """
     given = args.text is not None or args.text_file is not None
     if args.text_feature:
-        return lambda pair: FeatureFiles().feature(replace(pair, feature=args.text_feature))
-    features = text_features(args.text_encoder, () if given else pairs)
+        return ready_feature(args.text_feature)
+    features = text_features(args.text_encoder, () if given else pairs, trained.text_encoder or "bert")
     if isinstance(features, FeatureFiles):
         if given:
             raise UserError("--text_encoder npy: cannot encode a text; name another encoder, or use --text_feature")
         print(features.prepare(pairs))
         return features.feature
 
+    neutral = TASKS[args.task].neutral
+    ready = weights.with_suffix(".npy")
+    usable = args.text_encoder == "auto" and not given and trained.text_encoder and ready.is_file()
+    described = [pair for pair in pairs if pair.text.is_file()]
+    if usable and not described:
+        print(f"text: the neutral sentence {neutral!r} ({ready}); --text describes the images")
+        return ready_feature(ready)
+    texts = {pair.name: neutral for pair in pairs} | {pair.name: read_paragraph(pair.text) for pair in described}
     if given:
         text = read_paragraph(args.text_file) if args.text_file else args.text.strip()
         if not text:
             raise UserError("--text: is empty; expected an English paragraph about the pair")
         texts = {pair.name: text for pair in pairs}
-    else:
-        neutral = NEUTRAL.format(*TASKS[args.task].sides)
-        texts = {pair.name: read_paragraph(pair.text) if pair.text.is_file() else neutral for pair in pairs}
-        if without := sum(not pair.text.is_file() for pair in pairs):
-            print(f"no text for {without} of {len(pairs)} pairs: the neutral sentence {neutral!r} is used")
-            print("to describe them: --text, --text_file, or Text/<name>.txt next to the images")
-    print(features.prepare_texts(texts))
+    elif without := len(pairs) - len(described):
+        print(f"no text for {without} of {len(pairs)} pairs: the neutral sentence {neutral!r} is used")
+        print("to describe them: --text, --text_file, or Text/<name>.txt next to the images")
+    try:
+        print(encode(features, texts, trained))
+    except (UserError, ModuleNotFoundError) as error:
+        if not usable or getattr(error, "name", None) not in (None, *OPTIONAL):
+            raise
+        reason = missing(error.name) if isinstance(error, ModuleNotFoundError) else error
+        print(f"no text encoder ({reason}): the neutral sentence {neutral!r} is used for all pairs ({ready})")
+        return ready_feature(ready)
     return lambda pair: features.feature_of(pair.name)
+
+
+def ready_feature(path: Path) -> Callable[[Pair], np.ndarray]:
+    """A function that returns the feature in the file `path` for every pair."""
+    return lambda pair: FeatureFiles().feature(replace(pair, feature=path))
+
+
+def encode(features: EncodedText, texts: dict[str, str], trained: Provenance) -> str:
+    """Encode `texts`, by name; returns a report that says so if the weights were trained with another encoder."""
+    report = features.prepare_texts(texts)
+    name, digest = features.encoder
+    if trained.other_encoder(digest):
+        report += f"\nthe weights were trained with another text encoder, {trained.text_encoder}, not {name}"
+    return report
 
 
 def fuse_files(args: argparse.Namespace) -> None:
@@ -174,12 +210,16 @@ def fuse_files(args: argparse.Namespace) -> None:
     if len(jobs) == 1:
         # Fail early: downloading a text encoder may take minutes.
         read_images(jobs[0].pair, args.resize, registrar)
-    feature = features_of([job.pair for job in others or jobs], args)
+    checkpoint = read_checkpoint(path)
+    trained = Provenance.read(checkpoint.get("data"))
+    if trained.task in TASKS and trained.task != args.task:
+        raise UserError(f"{path}: was trained for {trained.task}, not {args.task}; --task {trained.task} uses it")
+    feature = features_of([job.pair for job in others or jobs], args, path, trained)
 
     from utils.runtime.jittor_env import use_device
 
     print(use_device(args.device, args.tf32))
-    net = load_net(path)
+    net = load_net(path, checkpoint)
     for other in others:
         text = feature(other.pair)[None]
         written = other.write(

@@ -1,6 +1,6 @@
 """Fuse the pairs of an H5 file with trained weights and compute the metrics.
 
-    python test.py --task IVF --dataset MSRS --ckpt_path models/IVF.pth
+    python test.py --task IVF --dataset MSRS --ckpt_path models/IVF.pkl
 
 It writes test_output/<dataset>/Gray/<name>.png, with --color also RGB/<name>.png, and prints the metrics table.
 """
@@ -26,9 +26,9 @@ from utils.data.images import read_bgr, read_gray, write_png
 from utils.data.loader import Batch, Loader
 from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
-from utils.evaluation.evaluate import Values, mean_row, measure
+from utils.evaluation.evaluate import COLUMNS, Values, correlation_line, mean_row, measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
-from utils.evaluation.metrics import METRICS, TABLE_METRICS, format_table
+from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options, run_command
 from utils.runtime.errors import UserError
@@ -46,7 +46,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--task", choices=tuple(TASKS), default="IVF", help="fusion task; selects the default checkpoint")
     add("--dataset", default="MSRS", help="data set; pairs are read from <h5_dir>/<dataset>_test.h5")
-    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pth)")
+    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pkl)")
     add("--h5_dir", type=Path, default=Path("VLFDataset_h5"), help="folder with the H5 files of data_process.py")
     add("--out_dir", type=Path, default=Path("test_output"), help="folder for the fused images")
     add("--contact_sheet", action="store_true", help="also write contact_sheet.png: A | B | fused, names and metrics")
@@ -145,9 +145,9 @@ def fuse_dataset(
 
 def gather_values(names: Sequence[str], own: Sequence[Values]) -> dict[str, Values]:
     """The metrics of all images by name, gathered from all processes; `own` are those of this process."""
-    rows = np.array([[values[metric] for metric in METRICS] for values in own]).reshape(-1, len(METRICS))
+    rows = np.array([[values[metric] for metric in COLUMNS] for values in own]).reshape(-1, len(COLUMNS))
     rows = collective.gather(rows, len(names)).tolist()
-    return {name: dict(zip(METRICS, row, strict=True)) for name, row in zip(names, rows, strict=True)}
+    return {name: dict(zip(COLUMNS, row, strict=True)) for name, row in zip(names, rows, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -224,6 +224,7 @@ def test(args: argparse.Namespace) -> None:
         rows = PageRows(dataset, gray, rgb if args.color else None, values)
         draw_pages(rows, f"{args.dataset}, {path.name}", folder, args.contact_sheet, args.report)
         print(format_table(args.dataset, {"FILM": mean_row(values)}))
+        print(correlation_line(values))
         if dataset.skipped:
             print(f"skipped: {len(dataset.skipped)} bad pairs, named above; the averages exclude them")
 

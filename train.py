@@ -31,6 +31,7 @@ from utils.runtime.cli import (
     stage,
 )
 from utils.runtime.errors import UserError
+from utils.training.correlation import Correlation, EpochCorrelation
 from utils.training.loss_log import LogLine, eta_text
 from utils.training.resume import Checkpoint, open_run, parse_options
 from utils.training.run_folder import CURVE_NAME, RunFolder
@@ -96,12 +97,16 @@ def get_args_parser() -> argparse.ArgumentParser:
 def train_one_epoch(
     trainer: Trainer, loader: Loader, run: RunFolder, args: argparse.Namespace, stop: StopRequest
 ) -> bool:
-    """Train the rest of the current epoch of `trainer` and log every step. Returns whether the epoch is finished."""
+    """Train the rest of the current epoch of `trainer`; log every step, and the correlation of the fused images.
+
+    Returns whether the epoch is finished.
+    """
     from utils.runtime.jittor_env import jt
     from utils.training.trainer import step_or_save
 
     batches = len(loader)
     done = trainer.step - trainer.epoch * batches
+    correlation = EpochCorrelation()
     bar = tqdm(
         itertools.islice(loader, done, None),
         total=batches,
@@ -121,14 +126,23 @@ def train_one_epoch(
             started = now
             run.log_step(LogLine(trainer.epoch + 1, args.numepochs, index, batches, **losses, eta=eta), trainer.step)
             bar.set_postfix(loss=f"{losses['loss']:.4f}")
+            images = fused.numpy()
+            correlation.add(images, batch.image_a, batch.image_b)
             if index < BATCHES_WITH_PICTURES:
-                for row, (name, image) in enumerate(zip(batch.names, fused.numpy(), strict=True)):
+                for row, (name, image) in enumerate(zip(batch.names, images, strict=True)):
                     run.write_picture(trainer.epoch + 1, name, batch.image_a[row, 0], batch.image_b[row, 0], image[0])
             if stop.due or trainer.step == args.max_steps:
                 break
             if args.save_every and trainer.step % args.save_every == 0 and index + 1 < batches:
                 run.save(trainer.state(), whole_epoch=False, keep=args.keep)
-    return trainer.step == (trainer.epoch + 1) * batches
+    finished = trainer.step == (trainer.epoch + 1) * batches
+    if finished:
+        mean = Correlation(*stop.mean(correlation.mean()))
+        run.log_correlation(trainer.epoch + 1, mean, trainer.step)
+        print(mean)
+        if reason := mean.warning():
+            print(f"warning: {reason}; see 'What the loss does not see' in docs/training.md")
+    return finished
 
 
 def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> None:
@@ -148,7 +162,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         print(use_device(args.device, args.tf32))
         if line := processes.describe():
             print(line)
-        trainer = build_trainer(args, checkpoint)
+        trainer = build_trainer(args, checkpoint, dataset.provenance)
         collective.assert_equal([args.seed, *trainer.fingerprint()], "seed, steps made and initial weights")
         stop = StopRequest()
         saved = checkpoint.path if checkpoint else None

@@ -11,9 +11,13 @@ import cv2
 import numpy as np
 import pytest
 
+import fuse
 from net.shapes import TEXT_SHAPE
 from utils.data.color import colorize
 from utils.data.images import read_bgr
+from utils.data.pairs import Pair
+from utils.data.provenance import UNKNOWN, Provenance
+from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (48, 64)
@@ -53,7 +57,12 @@ def place(tmp_path_factory) -> Path:
 
     folder = tmp_path_factory.mktemp("fuse")
     jt.set_global_seed(0)
-    save_checkpoint(folder / "net.pkl", {"model": weights_of_net(Net())})
+    weights = weights_of_net(Net())
+    save_checkpoint(folder / "net.pkl", {"model": weights})
+    save_checkpoint(folder / "mef.pkl", {"model": weights, "data": {"task": "MEF"}})
+    narrow = {name: value[..., :512] if value.shape[-1] == 768 else value for name, value in weights.items()}
+    save_checkpoint(folder / "512.pkl", {"model": narrow})
+    np.save(folder / "512.npy", np.zeros((1, 149, 512), np.float32))
     (folder / "TextFeature").mkdir()
     for seed, name in enumerate(["夜 1.5", "x"]):
         write(folder / "IR" / f"{name}.png", picture(seed, channels=1))
@@ -149,6 +158,65 @@ def test_a_text_is_encoded(place, encoder, tmp_path):
     assert (tmp_path / "out" / "Gray" / "q.png").is_file()
 
 
+# --- the text of weights that record their encoder
+
+NEUTRAL = np.full((1, *TEXT_SHAPE), 0.5, np.float32)
+GONE = Provenance("IVF", "/no/such/encoder", "e690")
+
+
+def feature_of(folder: Path, trained: Provenance, *options: str) -> np.ndarray:
+    """The feature of a pair in `folder` for the weights net.pkl, beside which the neutral feature net.npy stands."""
+    np.save(folder / "net.npy", NEUTRAL)
+    files = (folder / name for name in ("a.png", "b.png", "x.txt", "x.npy"))
+    pair = Pair("x", *files)
+    args = fuse.get_args_parser().parse_args(["a.png", "b.png", *options])
+    return fuse.features_of([pair], args, folder / "net.pkl", trained)(pair)
+
+
+def test_without_a_text_the_ready_neutral_feature_is_used(tmp_path, capsys):
+    np.testing.assert_array_equal(feature_of(tmp_path, GONE), NEUTRAL[0])
+    said = capsys.readouterr().out
+    assert said.startswith("text: the neutral sentence 'The infrared image and the visible image of the same scene.'")
+    assert "net.npy" in said and "--text" in said and said.count("\n") == 1
+
+
+def test_without_an_encoder_the_ready_neutral_feature_is_used(tmp_path, capsys):
+    (tmp_path / "x.txt").write_text("A man walks past a car.")
+    np.testing.assert_array_equal(feature_of(tmp_path, GONE), NEUTRAL[0])
+    said = capsys.readouterr().out
+    assert said.startswith("no text encoder (") and said.count("\n") == 1
+
+
+def test_a_text_that_was_given_is_never_replaced(tmp_path):
+    with pytest.raises((UserError, ModuleNotFoundError)):
+        feature_of(tmp_path, GONE, "--text", "A man walks past a car.")
+    with pytest.raises((UserError, ModuleNotFoundError)):
+        feature_of(tmp_path, GONE, "--text_encoder", "/no/other")
+
+
+def test_the_encoder_of_the_weights_is_the_default(tmp_path, monkeypatch):
+    """Weights that do not record it get no neutral feature: it may be of another encoder."""
+    asked = []
+
+    class Encoded:
+        encoder = ("here", "e690")
+
+        def prepare_texts(self, texts):
+            return str(texts)
+
+        def feature_of(self, name):
+            return np.ones(TEXT_SHAPE, np.float32)
+
+    monkeypatch.setattr(fuse, "text_features", lambda *arguments: asked.append(arguments[::2]) or Encoded())
+    for trained in (Provenance("IVF", "mpnet", "e690"), UNKNOWN):
+        assert (feature_of(tmp_path, trained, "--text", "A man") == 1).all()
+    assert (feature_of(tmp_path, UNKNOWN) == 1).all()
+    assert asked == [("auto", "mpnet"), ("auto", "bert"), ("auto", "bert")]
+    assert fuse.encode(Encoded(), {}, Provenance("IVF", "mpnet", "e690")) == "{}"
+    said = fuse.encode(Encoded(), {}, Provenance("IVF", "mpnet", "f701"))
+    assert said.splitlines()[1:] == ["the weights were trained with another text encoder, mpnet, not here"]
+
+
 def test_sizes_that_differ(place, tmp_path):
     """The smaller image is resized to the larger; with --color a gray pair stays gray, and a line says so."""
     a, b = write(tmp_path / "a.png", picture(1, (40, 50), 1)), write(tmp_path / "b.png", picture(2, (60, 72), 1))
@@ -171,8 +239,10 @@ def test_wrong_input_is_one_line(place, tmp_path):
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9")
     for arguments, message in (
-        ((a, b, *out), "models/IVF.pth: no such checkpoint; name one with --ckpt_path"),
-        ((a, b, *out, "--task", "MEF"), "models/MEF.pth: no such checkpoint"),
+        ((a, b, *out, "--task", "MEF"), "models/MEF.pkl: no such checkpoint, nor MEF.pth there; name one with --ckpt"),
+        ((a, b, *out, "--ckpt_path", place / "mef.pkl"), "mef.pkl: was trained for MEF, not IVF; --task MEF uses it"),
+        ((a, b, *out, "--ckpt_path", place / "512.pkl"), "512.pkl: does not fit the network: "),
+        ((a, b, *out, *weights, "--text_feature", place / "512.npy"), "512.npy: holds float32 of shape (1, 149, 512)"),
         ((a, tmp_path / "gone.png", *out, *weights), "gone.png: no such image"),
         ((a, place / "VI", *out, *weights), "expected two images or two folders of images"),
         ((place / "IR", tmp_path, *weights), "no image has a partner of the same name"),

@@ -186,6 +186,8 @@ def test_installed_commands_run_from_any_folder(project, tmp_path):
     )
     install = ("install", "--quiet", "--no-deps", "--no-build-isolation", "--target", tmp_path / "site", source)
     subprocess.run([sys.executable, "-m", "pip", *install], check=True, timeout=300)
+    models = [{path.name for path in (folder / "models").iterdir()} for folder in (ROOT, tmp_path / "site/film_jittor")]
+    assert models[0] == models[1]
     site = os.pathsep.join([str(tmp_path / "site"), sysconfig.get_paths()["purelib"]])
     for command in project["project"]["scripts"]:
         done = subprocess.run(

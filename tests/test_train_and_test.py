@@ -19,9 +19,11 @@ import pytest
 from net.shapes import TEXT_SHAPE
 from utils.data.h5 import H5Dataset, Sample, write_h5
 from utils.data.images import read_gray
+from utils.data.provenance import Provenance
 from utils.evaluation.evaluate import mean_row
 from utils.evaluation.metrics import evaluate_pair
 from utils.training.checkpoint import read_checkpoint, save_checkpoint
+from utils.training.correlation import read_correlations
 from utils.training.loss_log import read_log
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +44,9 @@ def failure(done: subprocess.CompletedProcess[str]) -> str:
     return done.stderr.replace("\r", "\n").strip().splitlines()[-1]
 
 
+TRAINED = Provenance("IVF", "mpnet", "e690")
+
+
 def samples(count: int, size: tuple[int, int] = (48, 64)) -> list[Sample]:
     rng = np.random.default_rng(0)
     result = []
@@ -58,7 +63,7 @@ def samples(count: int, size: tuple[int, int] = (48, 64)) -> list[Sample]:
 def trained(tmp_path_factory) -> tuple[Path, Path]:
     """A folder with an H5 file of five pairs, and the folder of a run of two epochs on it."""
     folder = tmp_path_factory.mktemp("trained")
-    write_h5(folder / "x_train.h5", samples(5))
+    write_h5(folder / "x_train.h5", samples(5), TRAINED)
     done = run(
         *("train.py", "--dataset_path", folder / "x_train.h5", "--exp_root", folder / "exp"),
         *("--numepochs", 2, "--lr", 1e-4, "--step_size", 1, "--device", "cpu", "--seed", 3),
@@ -83,6 +88,9 @@ def test_a_run_leaves_what_the_official_one_leaves(trained):
     assert json.loads((path / "param.json").read_text())["lr"] == 1e-4
     assert list(path.glob("events.out.tfevents.*"))
     assert cv2.imread(str(path / "loss.png")) is not None
+    rows = read_correlations(path / "correlation.csv")
+    assert list(rows) == [1, 2]
+    assert all(-1 <= value <= 1 for row in rows.values() for value in row)
 
 
 def test_the_log_has_the_official_form(trained):
@@ -101,6 +109,7 @@ def test_a_checkpoint_holds_the_training(trained):
     state = read_checkpoint(path / "model" / "ckpt_2.pkl")
     assert set(state) >= {"model", "optimizer", "schedule", "epoch", "step"}
     assert (state["epoch"], state["step"]) == (2, 4)
+    assert state["data"] == {"task": "IVF", "text_encoder": "mpnet", "encoder_digest": "e690"}
     assert len(state["model"]) == 189
     assert state["optimizer"]["lr"] == pytest.approx(1e-4 * 0.6**2)
 

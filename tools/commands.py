@@ -37,3 +37,7 @@ def fuse() -> int:
 
 def doctor() -> int:
     return _run("tools.doctor")
+
+
+def export() -> int:
+    return _run("tools.export")

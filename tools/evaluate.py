@@ -5,7 +5,7 @@
 
 prints the table in the official form, one row per method. The averages are over the listed images only: a missing
 fused image is an error, one that is not listed is left out; both are named. The table has six metrics. --csv and --json
-get all twelve, for each image.
+get all twelve and the correlations with max(A, B), A and B, for each image. --baselines adds simple methods.
 """
 
 from __future__ import annotations
@@ -20,8 +20,11 @@ if not __package__:  # run as `python tools/evaluate.py`
 
 from utils.data.pairs import MODES, find_pairs
 from utils.data.tasks import TASKS
+from utils.evaluation.baselines import BASELINES
 from utils.evaluation.evaluate import (
+    correlation_line,
     evaluate_files,
+    evaluate_method,
     find_fused,
     find_sources,
     mean_row,
@@ -47,7 +50,9 @@ def get_args_parser() -> argparse.ArgumentParser:
         prog="python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     about = "a method's name for the table, and its folder of fused images"
-    parser.add_argument("--fused", type=method_folder, nargs="+", required=True, metavar="NAME=DIR", help=about)
+    parser.add_argument("--fused", type=method_folder, nargs="+", default=[], metavar="NAME=DIR", help=about)
+    about = "also measure the mean of A and B, their maximum, and a Laplacian pyramid"
+    parser.add_argument("--baselines", action="store_true", help=about)
     folders = parser.add_argument_group("sources in any two folders")
     folders.add_argument("--dir_a", type=Path, metavar="DIR", help="images A: infrared, MRI, over-exposed, near focus")
     folders.add_argument("--dir_b", type=Path, metavar="DIR", help="images B, with the same names")
@@ -87,20 +92,27 @@ def evaluate(args: argparse.Namespace) -> None:
     Raises:
         UserError: options, sources or fused images are missing or do not match.
     """
+    if not args.fused and not args.baselines:
+        raise UserError("nothing to measure: expected --fused NAME=DIR, --baselines, or both")
     dataset, sources = sources_of(args)
     # Find typing errors before the long computation.
     rows = published_rows(args.published or dataset) if args.published is not None else {}
-    if len(dict(args.fused)) < len(args.fused):
+    names = [name for name, _ in args.fused] + (list(BASELINES) if args.baselines else [])
+    if len(set(names)) < len(names):
         raise UserError("--fused: two methods of one name; each row of the table needs a different name")
     fused = {method: find_fused(folder, sources) for method, folder in args.fused}
 
     methods = {method: evaluate_files(files, sources, method) for method, files in fused.items()}
+    if args.baselines:
+        methods |= {name: evaluate_method(method, sources, name) for name, method in BASELINES.items()}
     means = {method: mean_row(values) for method, values in methods.items()}
     if args.csv:
         write_csv(args.csv, methods)
     if args.json:
         write_json(args.json, dataset, methods, means)
     print(format_table(dataset, means | rows))
+    for method, values in methods.items():
+        print(f"{method}: {correlation_line(values)}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

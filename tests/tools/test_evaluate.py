@@ -52,7 +52,9 @@ def by_folders(data: Path, *more: str) -> list[str]:
 def test_table_of_several_methods(data, capsys):
     main(by_layout(data))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == lines[-1] == "=" * 80
+    assert lines[0] == lines[5] == "=" * 80
+    for line, label in zip(lines[6:], ("Good", "Bad"), strict=True):
+        assert line.startswith(f"{label}: correlation of the fused image with max(A, B): ")
     assert lines[1] == "The test result of Toy:"
     assert lines[2].split() == ["EN", "SD", "SF", "AG", "VIFF", "Qabf"]
     for line, label, method in ((lines[3], "Good", 2), (lines[4], "Bad", 3)):
@@ -90,7 +92,7 @@ def test_folders_with_and_without_a_list(data, capsys, caplog):
 def test_published_row_is_marked(data, capsys):
     main(by_layout(data, "--published", "RoadScene"))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[-2] == "FILM published  7.43    49.26   17.33   6.59    0.69    0.62"
+    assert lines[5] == "FILM published  7.43    49.26   17.33   6.59    0.69    0.62"
     with pytest.raises(UserError, match="no published values for 'Toy'"):
         main(by_layout(data, "--published"))
 
@@ -130,3 +132,17 @@ def test_runs_as_module_and_as_script(data, command):
     result = subprocess.run([sys.executable, *command, *by_layout(data)], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert f"Good            {expected(2, 'EN'):.2f}" in result.stdout
+
+
+def test_baselines_alone_or_nothing(data, capsys):
+    layout = ["--dataset", "Toy", "--root", str(data / "VLFDataset")]
+    main([*layout, "--baselines"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[3:6]] == ["mean", "maximum", "Laplacian"]
+    assert lines[-2].startswith(
+        "maximum: correlation of the fused image with max(A, B): 1.000 on average, 1.000 at least"
+    )
+    with pytest.raises(UserError, match="two methods of one name"):
+        main([*layout, "--baselines", "--fused", f"mean={data / 'good'}"])
+    assert run_command(main, layout) == 2
+    assert "nothing to measure: expected --fused NAME=DIR, --baselines, or both" in capsys.readouterr().err

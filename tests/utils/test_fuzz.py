@@ -21,6 +21,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save as safetensors
 
 from net.shapes import TEXT_SHAPE
 from utils.data.h5 import GROUPS, H5Dataset, Sample, write_h5
@@ -215,6 +216,8 @@ def torch_file(legacy: bool) -> bytes:
 
 PICKLE = pickle.dumps({"model": {"a": np.ones((2, 3), np.float32)}, "n": [1, 0.5, None, "x", np.float64(2)]}, 4)
 CHECKPOINTS = {"old": PICKLE, "protocol 2": pickle.dumps(pickle.loads(PICKLE), 2), "sealed": PICKLE}
+CHECKPOINTS |= {"protocol 5": pickle.dumps(pickle.loads(PICKLE), 5)}
+CHECKPOINTS |= {"safetensors": safetensors({"a": np.ones((2, 3), np.float32), "b": np.arange(4)}, {"epoch": "3"})}
 CHECKPOINTS |= {"torch": torch_file(False), "old torch": torch_file(True)}
 
 

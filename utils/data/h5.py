@@ -1,8 +1,9 @@
 """The H5 files that data_process.py writes and train.py and test.py read (film.md, section 4).
 
 Groups ``imageA``, ``imageB`` and ``text`` hold one float32 dataset per sample name: (1, H, W), (1, H, W) and
-(1, 149, 768). The official code reads these files, so names, shapes, dtypes and values must not change. It ignores the
-attribute ``source`` of an image: the absolute path of the image file, in UTF-8 of fixed length.
+(1, 149, 768). The official code reads these files, so names, shapes, dtypes and values must not change. It ignores
+attributes, which are texts in UTF-8 of fixed length: ``source`` of an image, the absolute path of the image file, and
+those of the file, named after the fields of `Provenance`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from math import prod
 from pathlib import Path
 from types import NoneType
@@ -22,6 +23,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.provenance import UNKNOWN, Provenance
 from utils.data.stored import STORED_SHAPE, from_stored, to_stored
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path, require_plain_name
@@ -62,7 +64,7 @@ def constant_image(sample: Sample) -> str | None:
     return None
 
 
-def write_h5(path: Path, samples: Iterable[Sample]) -> int:
+def write_h5(path: Path, samples: Iterable[Sample], provenance: Provenance = UNKNOWN) -> int:
     """Write samples one by one, so that memory use stays constant; returns their number.
 
     Raises:
@@ -70,6 +72,8 @@ def write_h5(path: Path, samples: Iterable[Sample]) -> int:
     """
     count = 0
     with atomic_path(path) as temporary, _new_h5(temporary) as file:
+        for name, text in asdict(provenance).items():
+            _store_text(file, name, text)
         groups = [file.create_group(name) for name in GROUPS]
         for sample in samples:
             if sample.name in groups[0]:
@@ -80,16 +84,25 @@ def write_h5(path: Path, samples: Iterable[Sample]) -> int:
             for group, array in zip(groups, arrays, strict=True):
                 group.create_dataset(sample.name, data=array)
             for group, source in zip(groups, sample.sources or (), strict=False):
-                _store_source(group[sample.name], source)
+                _store_text(group[sample.name], SOURCE, str(source.absolute()))
             count += 1
     return count
 
 
-def _store_source(image: h5py.Dataset, source: Path) -> None:
-    """Store the path of an image file, unless it cannot be encoded as UTF-8."""
+def _store_text(place: h5py.Dataset | h5py.File, name: str, text: str) -> None:
+    """Store an attribute, unless it is empty or cannot be encoded as UTF-8 (some paths)."""
     with suppress(UnicodeEncodeError):
-        path = str(source.absolute()).encode()
-        image.attrs.create(SOURCE, path, dtype=h5py.string_dtype("utf-8", len(path)))
+        if data := text.encode():
+            place.attrs.create(name, data, dtype=h5py.string_dtype("utf-8", len(data)))
+
+
+def _read_text(attributes: h5py.AttributeManager, name: str) -> str:
+    """An attribute, empty if there is none. Only short texts that are stored in the attribute itself are read."""
+    with suppress(*DAMAGE):
+        form = attributes.get_id(name)
+        if form.shape == () and form.dtype.kind == "S" and form.dtype.itemsize <= MAX_PATH:
+            return attributes[name].decode()
+    return ""
 
 
 @contextmanager
@@ -228,19 +241,18 @@ class H5Dataset:
             )
         return Sample(name, a, b, from_stored(text))
 
+    @property
+    def provenance(self) -> Provenance:
+        """What the file records about its data; nothing is known about files of the official script."""
+        return Provenance.read({field.name: _read_text(self._file.attrs, field.name) for field in fields(Provenance)})
+
     def sources(self, name: str) -> tuple[Path, Path] | None:
         """The files of images A and B of the sample `name`, as absolute paths; None unless the H5 file names both.
 
         They are not opened here: the files may no longer exist, and an untrusted H5 file may name any file.
         """
-        paths = []
         try:
-            for group in GROUPS[:2]:
-                attributes = self._dataset(group, name).attrs
-                form = attributes.get_id(SOURCE)
-                # Read only values that are short and stored in the attribute itself.
-                if form.shape == () and form.dtype.kind == "S" and form.dtype.itemsize <= MAX_PATH:
-                    paths.append(Path(attributes[SOURCE].decode()))
+            paths = [Path(_read_text(self._dataset(group, name).attrs, SOURCE)) for group in GROUPS[:2]]
         except (*DAMAGE, UserError):
             return None
         usable = [path for path in paths if path.is_absolute() and "\0" not in str(path)]

@@ -23,10 +23,18 @@ class Task:
     datasets: tuple[str, ...]
     resized: bool = True
 
+    @property
+    def neutral(self) -> str:
+        """The sentence for a pair that nobody has described."""
+        return "The {} and the {} of the same scene.".format(*self.sides)
+
 
 TASKS = {
     "IVF": Task(
-        "infrared-visible", ("IR", "VI"), ("infrared image", "visible image"), ("MSRS", "M3FD", "RoadScene", "Sample")
+        "infrared-visible",
+        ("IR", "VI"),
+        ("infrared image", "visible image"),
+        ("MSRS", "M3FD", "RoadScene", "TNO", "Sample"),
     ),
     "MIF": Task("medical", ("MRI", "T"), ("MRI image", "CT, PET or SPECT image"), ("Harvard",), resized=False),
     "MEF": Task(

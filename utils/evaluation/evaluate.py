@@ -6,38 +6,45 @@ import csv
 import json
 import logging
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
 
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.images import read_gray
+from utils.data.images import read_gray, require_one_size
 from utils.data.pairs import ImageFolder, read_list, stem
 from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.runtime.threads import map_ahead
+from utils.training.correlation import CORRELATIONS, correlate
 
 logger = logging.getLogger(__name__)
 
 PUBLISHED = Path(__file__).resolve().parent / "published.json"
 
 Values = Mapping[str, float]  # metric -> value
+COLUMNS = (*METRICS, *CORRELATIONS)
 NAMES_SHOWN = 8
 
 
 def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: np.ndarray) -> dict[str, float]:
-    """`evaluate_pair` for a user's images: its `ValueError` becomes a `UserError` that names `where`.
+    """The values of `COLUMNS` for a user's images.
+
+    Args:
+        where: the fused image, for messages.
+        fused, image_a, image_b: as for `evaluate_pair`.
 
     Raises:
         UserError: `evaluate_pair` rejects the images.
     """
     try:
-        return evaluate_pair(fused, image_a, image_b)
+        metrics = evaluate_pair(fused, image_a, image_b)
     except ValueError as error:
         raise UserError(f"{where}: {error}") from error
+    return metrics | correlate(fused, image_a, image_b)._asdict()
 
 
 def find_sources(dir_a: Path, dir_b: Path, list_path: Path | None = None) -> dict[str, tuple[Path, Path]]:
@@ -76,7 +83,7 @@ def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
 def evaluate_files(
     fused: Mapping[str, Path], sources: Mapping[str, tuple[Path, Path]], label: str = "evaluate"
 ) -> dict[str, dict[str, float]]:
-    """All metrics of the fused image of every name in `sources`, with a progress bar called `label`.
+    """The values of `COLUMNS` of the fused image of every name in `sources`, with a progress bar called `label`.
 
     Raises:
         UserError: an image cannot be read, differs in size from its sources, or is too small.
@@ -85,18 +92,56 @@ def evaluate_files(
     def measure_one(name: str) -> Values:
         return measure(fused[name], read_gray(fused[name]), *map(read_gray, sources[name]))
 
+    return _measure_all(measure_one, sources, label)
+
+
+def evaluate_method(
+    method: Callable[[np.ndarray, np.ndarray], np.ndarray], sources: Mapping[str, tuple[Path, Path]], label: str
+) -> dict[str, dict[str, float]]:
+    """The values of `COLUMNS` of what `method` makes of the gray images A and B of every name in `sources`.
+
+    Args:
+        method: float32 (H, W) in 0..255, twice -> the fused image, uint8 (H, W).
+        label: of the progress bar.
+
+    Raises:
+        UserError: as `evaluate_files`.
+    """
+
+    def measure_one(name: str) -> Values:
+        a, b = (read_gray(path) for path in sources[name])
+        require_one_size(a, b, *sources[name])
+        return measure(f"{label} of {name}", method(a, b), a, b)
+
+    return _measure_all(measure_one, sources, label)
+
+
+def _measure_all(
+    measure_one: Callable[[str], Values], sources: Mapping[str, tuple[Path, Path]], label: str
+) -> dict[str, dict[str, float]]:
     values = tqdm(map_ahead(measure_one, sources), desc=label, total=len(sources), unit="image")
     return dict(zip(sources, values, strict=True))
 
 
 def mean_row(values: Mapping[str, Values]) -> dict[str, float]:
-    """The mean of each metric over the images. It is NaN if an image has NaN; a warning names the images."""
-    for metric in METRICS:
+    """The mean of each metric in the rows. It is NaN if an image has NaN; a warning names the images."""
+    columns = list(next(iter(values.values())))
+    for metric in columns:
         if undefined := [name for name, row in values.items() if math.isnan(row[metric])]:
             logger.warning(
                 "%s is not defined for %s: an image, or the difference of two, is constant", metric, _some(undefined)
             )
-    return {metric: fmean(row[metric] for row in values.values()) for metric in METRICS}
+    return {metric: fmean(row[metric] for row in values.values()) for metric in columns}
+
+
+def correlation_line(values: Mapping[str, Values]) -> str:
+    """What the metrics do not show, in one line: the correlation of the fused images with max(A, B), A and B."""
+    mean = {name: fmean(row[name] for row in values.values()) for name in CORRELATIONS}
+    worst = list(values)[np.argmin([row["corr_max"] for row in values.values()])]  # NaN counts as the least
+    return (
+        f"correlation of the fused image with max(A, B): {mean['corr_max']:.3f} on average, "
+        f"{values[worst]['corr_max']:.3f} at least ({worst}); with A {mean['corr_a']:.3f}, with B {mean['corr_b']:.3f}"
+    )
 
 
 def published_rows(dataset: str, path: Path = PUBLISHED) -> dict[str, Values]:
@@ -119,16 +164,16 @@ def write_csv(path: Path, methods: Mapping[str, Mapping[str, Values]]) -> None:
     """
     with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["method", "name", *METRICS])
+        writer.writerow(["method", "name", *COLUMNS])
         for method, values in methods.items():
             for name, row in values.items():
-                writer.writerow([method, name, *(row[metric] for metric in METRICS)])
+                writer.writerow([method, name, *(row[metric] for metric in COLUMNS)])
 
 
 def write_json(
     path: Path, dataset: str, methods: Mapping[str, Mapping[str, Values]], means: Mapping[str, Values]
 ) -> None:
-    """The means and the values of each image by method, full precision; null where a value is not a finite number.
+    """The means, the least of `CORRELATIONS` and the values of each image, by method; null where there is no number.
 
     Raises:
         UserError: the file cannot be written.
@@ -136,7 +181,13 @@ def write_json(
     content = {
         "dataset": dataset,
         "methods": {
-            method: {"mean": _finite(means[method]), "images": {name: _finite(row) for name, row in values.items()}}
+            method: {
+                "mean": _finite(means[method]),
+                "least": _finite(
+                    {name: float(np.min([row[name] for row in values.values()])) for name in CORRELATIONS}
+                ),
+                "images": {name: _finite(row) for name, row in values.items()},
+            }
             for method, values in methods.items()
         },
     }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,21 +19,26 @@ SHIPPED = Path(__file__).resolve().parents[2] / "models"
 
 
 def checkpoint_path(given: Path | None, task: str) -> Path:
-    """The weights to use: those given, else models/<task>.pth, else those that ship with this code.
+    """The weights to use: those given, else models/<task>.pkl or .pth of this folder, else those that ship.
 
     Raises:
         UserError: there is no such file.
     """
-    path = given or Path("models") / f"{task}.pth"
-    if given is None and not path.is_file() and (SHIPPED / path.name).is_file():
-        path = SHIPPED / path.name
-    if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint; name one with --ckpt_path (train.py writes .pkl files)")
-    return path
+    names = (f"{task}.pkl", f"{task}.pth")
+    candidates = [given] if given else [folder / name for folder in (Path("models"), SHIPPED) for name in names]
+    if found := [path for path in candidates if path.is_file()]:
+        return found[0]
+    or_pth = "" if given else f", nor {names[1]} there"
+    problem = f"no such checkpoint{or_pth}; name one with --ckpt_path (train.py writes .pkl files)"
+    raise UserError(f"{candidates[0]}: {problem}")
 
 
-def load_net(path: Path) -> Net:
+def load_net(path: Path, checkpoint: Mapping[str, Any] | None = None) -> Net:
     """The network with the weights of a checkpoint of either framework, ready to fuse.
+
+    Args:
+        path: the file.
+        checkpoint: its content, if it has been read already.
 
     Raises:
         UserError: the checkpoint cannot be read, or does not fit.
@@ -41,7 +47,7 @@ def load_net(path: Path) -> Net:
     from utils.training.checkpoint import load_weights
 
     net = Net()
-    load_weights(net, path)
+    load_weights(net, path, checkpoint)
     net.eval()
     return net
 

@@ -28,6 +28,6 @@ class Stopped(KeyboardInterrupt):
 def missing(package: str) -> str:
     """What to do about an `OPTIONAL` package that is not installed."""
     return (
-        f"{package}: not installed; text encoders, the PyTorch twin and .pth export need it: pip install {package} "
-        '(CPU build of torch: see "PyTorch" in the README)'
+        f"{package}: not installed; text encoders, the PyTorch twin, .pth and ONNX export need it: "
+        f'pip install {package} (CPU build of torch: see "PyTorch" in the README)'
     )

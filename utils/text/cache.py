@@ -19,16 +19,17 @@ from utils.text.features import FeatureFiles, read_paragraph
 NAMES_SHOWN = 5
 
 
-def text_features(encoder: str, pairs: Sequence[Pair]) -> FeatureFiles | EncodedText:
+def text_features(encoder: str, pairs: Sequence[Pair], default: str = "bert") -> FeatureFiles | EncodedText:
     """The source of features that --text_encoder selects.
 
     Args:
         encoder: a key of `FAMILIES`, a name on the hub, a folder, 'npy' for ready features, or 'auto': ready features
-            if any pair has one (features of several encoders must not be mixed), else bert.
+            if any pair has one (features of several encoders must not be mixed), else `default`.
         pairs: where 'auto' searches for ready features.
+        default: an encoder.
     """
     if encoder == "auto":
-        encoder = "npy" if any(pair.feature.is_file() for pair in pairs) else "bert"
+        encoder = "npy" if any(pair.feature.is_file() for pair in pairs) else default
     return FeatureFiles() if encoder == "npy" else EncodedText(encoder)
 
 
@@ -49,6 +50,14 @@ class EncodedText:
         self.source = source
         self._encoder: TextEncoder | None = None
         self._entries: dict[str, Path] = {}
+
+    @property
+    def encoder(self) -> tuple[str, str]:
+        """The name of the encoder, or its folder as an absolute path, and its fingerprint. Loads it."""
+        if self._encoder is None:
+            self._encoder = TextEncoder(self.source)
+        folder = Path(self._encoder.source).expanduser()
+        return str(folder.resolve()) if folder.is_dir() else self._encoder.source, self._encoder.fingerprint
 
     def prepare(self, pairs: Sequence[Pair]) -> str:
         """Encode the paragraphs of these pairs that are not in the cache; returns a report of a few lines.

@@ -15,7 +15,9 @@ EXPECTED = f"expected a float32 .npy of shape {STORED_SHAPE}"
 
 
 class FeatureFiles:
-    """Ready features: the files in TextFeature/."""
+    """Ready features: the files in TextFeature/. They do not tell their encoder."""
+
+    encoder = ("", "")
 
     def prepare(self, pairs: Sequence[Pair]) -> str:
         """Return a report of one line, or raise `UserError` if a feature file is missing."""

@@ -1,9 +1,11 @@
-"""Checkpoints: written by Jittor, read from files of Jittor and PyTorch, matched by parameter name."""
+"""Checkpoints: written by Jittor, read from files of Jittor, PyTorch and safetensors, matched by parameter name."""
 
 from __future__ import annotations
 
 import hashlib
 import io
+import json
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +15,7 @@ import numpy as np
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
-from utils.training.unpickle import MAX_BYTES, Refused, RestrictedUnpickler, Storage
+from utils.training.unpickle import MAX_BYTES, Refused, RestrictedUnpickler, Storage, numbers
 
 if TYPE_CHECKING:
     from utils.runtime.jittor_env import jt
@@ -22,10 +24,35 @@ if TYPE_CHECKING:
 JITTOR_MARK = b"HCAJSLHD"
 # Official files carry the prefix of DataParallel.
 PREFIX = "module."
+# Prefixes that PyTorch's wrappers, DataParallel and torch.compile, put before a name, once or more often.
+_WRAPPERS = re.compile(r"^((module|_orig_mod)\.)+")
+# Where checkpoints hold the parameters; without such a key, they are the whole content.
+_WEIGHTS_KEYS = ("model", "state_dict", "model_state_dict")
 ZIP_MARK, ZIP_ENTRY = b"PK\x03\x04", b"PK\x01\x02"
 # `torch.save` before 1.6 begins with this number, pickled by protocol 2.
 LEGACY_MARK = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 MAX_ENTRIES = 20_000
+MAX_HEADER = 1 << 20  # bytes of JSON in a safetensors file; FILM's takes a fiftieth
+# Types in safetensors files -> NumPy's, and bfloat16.
+_SAFETENSORS = {
+    "F64": "f8", "F32": "f4", "F16": "f2", "BF16": "bfloat16", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1",
+    "U64": "u8", "U32": "u4", "U16": "u2", "U8": "u1", "BOOL": "b1",
+}  # fmt: skip
+# What people take for a checkpoint: how the file begins (the first 512 bytes), what it is, and the way out.
+_OTHER_FILES = (
+    (rb"\Z", "is empty; download or copy it again"),
+    (rb"(\xef\xbb\xbf)?\s*<", "is a web page (HTML or XML); download the file that the page is about"),
+    (
+        rb"version https://git-lfs",
+        "is a Git LFS pointer, not the file itself; run `git lfs pull`, or download the file",
+    ),
+    (rb"\x1f\x8b|BZh\d|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf|Rar!|.{257}ustar", "is compressed or packed; unpack it"),
+    (rb"\x89HDF", "is an H5 file; a checkpoint was expected"),
+    (rb"\x89PNG|\xff\xd8\xff|II\*\0|MM\0\*|GIF8|BM.{4}\0{4}", "is an image; a checkpoint was expected"),
+    (rb"\x93NUMPY", "is a NumPy array; a checkpoint was expected"),
+    (rb"\x08[\x03-\x20]\x12", "is an ONNX file; name the checkpoint that it was made from"),
+    (rb"[\t\n\r -~]+(?<!\.)\Z", "is a text; a checkpoint was expected"),
+)
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
@@ -40,21 +67,11 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         jt.save(dict(state), str(temporary))
 
 
-def export_torch(weights: Mapping[str, np.ndarray], path: Path) -> None:
-    """Write the weights as a `.pth` that the official network loads with ``load_state_dict(strict=True)``.
-
-    The file holds ``{'model': name -> tensor}``, the names without the ``module.`` of DataParallel.
-    """
-    import torch
-
-    with atomic_path(path) as temporary:
-        torch.save({"model": {name: torch.from_numpy(np.array(value)) for name, value in weights.items()}}, temporary)
-
-
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Read what `jt.save` or `torch.save` wrote, whatever the suffix; tensors become NumPy arrays.
+    """Read what `jt.save`, `torch.save` or safetensors wrote, whatever the suffix; tensors become NumPy arrays.
 
     Nothing is executed (`utils.training.unpickle`), and memory and time stay in proportion to the size of the file.
+    The tensors of safetensors are under the key 'model', its metadata (texts) beside it.
 
     Raises:
         UserError: the file is missing, damaged, larger than `MAX_BYTES`, or holds something other than tensors,
@@ -63,7 +80,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(
-            f"{path}: no such checkpoint; a .pkl of this project or a .pth of the official code was expected"
+            f"{path}: no such checkpoint; a .pkl of this project, a .pth of the official code or a .safetensors was "
+            "expected"
         )
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -80,22 +98,26 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_weights(path: Path, checkpoint: Mapping[str, Any] | None = None) -> dict[str, np.ndarray]:
-    """The parameters in a checkpoint by their official names, without the prefix ``module.``.
+    """The parameters in a checkpoint by their official names, without prefixes of wrappers such as ``module.``.
 
     Args:
-        path: the file of either framework: name -> array, or such a mapping under the key 'model'.
+        path: the file of either framework: name -> array, or such a mapping under the key 'model', 'state_dict' or
+            'model_state_dict'.
         checkpoint: its content, if it has been read already.
 
     Raises:
         UserError: the file cannot be read, or holds no parameters.
     """
     checkpoint = read_checkpoint(path) if checkpoint is None else checkpoint
-    weights = checkpoint.get("model", checkpoint)
+    weights = next((checkpoint[key] for key in _WEIGHTS_KEYS if key in checkpoint), checkpoint)
     if not isinstance(weights, Mapping) or not weights:
         raise UserError(f"{path}: holds no parameters; 'model' should map their names to arrays")
     if other := [name for name, value in weights.items() if not isinstance(value, np.ndarray)]:
         raise UserError(f"{path}: {other[0]!r} is not an array; 'model' should map parameter names to arrays")
-    return {str(name).removeprefix(PREFIX): value for name, value in weights.items()}
+    named = {_WRAPPERS.sub("", str(name)): value for name, value in weights.items()}
+    if len(named) != len(weights):
+        raise UserError(f"{path}: holds a parameter twice, with different prefixes such as {PREFIX!r}")
+    return named
 
 
 def load_weights(net: jt.nn.Module, path: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
@@ -131,6 +153,10 @@ def weights_of_net(net: jt.nn.Module) -> dict[str, np.ndarray]:
 
 def _content(data: bytes) -> Any:
     """The content of a file, in the format that its first or last bytes show."""
+    if data[8:9] == b"{" and not any(data[4:8]):  # a length below 4 GiB, then JSON
+        return _read_safetensors(data)
+    if found := next((what for start, what in _OTHER_FILES if re.match(start, data[:512], re.DOTALL)), None):
+        raise Refused(found)
     if data.startswith(ZIP_MARK):
         return _read_zip(data)
     if data.startswith(LEGACY_MARK):
@@ -149,6 +175,27 @@ def _content(data: bytes) -> Any:
 
 def _no_storage(storage: Storage) -> memoryview:
     raise Refused(f"lacks the values {storage.key!r}")
+
+
+def _read_safetensors(data: bytes) -> dict[str, Any]:
+    """Read safetensors: 8 bytes with the length of the header, the header in JSON, the values."""
+    from safetensors import SafetensorError, deserialize
+
+    length = int.from_bytes(data[:8], "little")
+    if length > MAX_HEADER:
+        raise Refused(f"is safetensors with a header of more than {MAX_HEADER >> 20} MiB")
+    if length > len(data) - 8:
+        raise Refused("ends early; it may have been cut")
+    try:
+        tensors = deserialize(data)
+    except SafetensorError as error:
+        raise Refused(f"is damaged safetensors ({error})") from error
+    model = {}
+    for name, tensor in tensors:
+        if tensor["dtype"] not in _SAFETENSORS:
+            raise Refused(f"holds values of type {tensor['dtype']!r}; numbers were expected")
+        model[name] = numbers(tensor["data"], _SAFETENSORS[tensor["dtype"]]).reshape(tensor["shape"])
+    return {**(json.loads(data[8 : 8 + length]).get("__metadata__") or {}), "model": model}
 
 
 def _read_zip(data: bytes) -> Any:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
+from utils.training.correlation import CORRELATIONS, Correlation
 from utils.training.loss_log import LOSSES, LogLine
 
 SUFFIXES = (".png", ".svg")
@@ -39,7 +40,9 @@ def whole_epochs(lines: Sequence[LogLine]) -> Sequence[LogLine]:
     return [line for line in lines if steps[line.epoch] == line.batches] or lines
 
 
-def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None:
+def draw_losses(
+    logs: Mapping[str, Sequence[LogLine]], path: Path | str, correlations: Mapping[int, Correlation] | None = None
+) -> None:
     """Draw the losses of one or several runs over the epochs: every step thin, the mean of each complete epoch bold.
 
     The loss has the large panel. The other `LOSSES` are below it, the fusion loss only if it differs from the loss. A
@@ -48,6 +51,7 @@ def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None
     Args:
         logs: the label of a run -> its steps in order (`read_log`).
         path: a .png or .svg file.
+        correlations: the mean correlations of each epoch of a run, for a panel; without any, it is left out.
 
     Raises:
         UserError: another suffix, or `path` cannot be written.
@@ -62,7 +66,7 @@ def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None
     # Not pyplot: its figures and its choice of a backend are global to the process.
     figure = Figure(figsize=(10, 7.5), layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, len(below), height_ratios=(3, 2))
+    grid = figure.add_gridspec(2, len(below) + bool(correlations), height_ratios=(3, 2))
     panels = {top: figure.add_subplot(grid[0, :])}
     panels |= {field: figure.add_subplot(grid[1, column]) for column, field in enumerate(below)}
 
@@ -84,6 +88,17 @@ def draw_losses(logs: Mapping[str, Sequence[LogLine]], path: Path | str) -> None
         panel.grid(alpha=0.3)
     panels[top].set_title("training loss: every step (thin) and the mean of each epoch (bold)")
     panels[top].legend()
+    if correlations:
+        panel = figure.add_subplot(grid[1, -1])
+        for name, image in CORRELATIONS.items():
+            values = [getattr(row, name) for row in correlations.values()]
+            panel.plot(
+                [epoch - 0.5 for epoch in correlations], values, label=image, marker="." if len(values) == 1 else None
+            )
+        panel.set_xlabel("epoch")
+        panel.set_ylabel("correlation of the fused image")
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize=8)
 
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)

@@ -19,9 +19,11 @@ from utils.data.images import side_by_side, write_png
 from utils.runtime.errors import UserError
 from utils.runtime.files import flush, naming, remove_leftovers, umask
 from utils.training.checkpoint import save_checkpoint
+from utils.training.correlation import Correlation, read_correlations, write_correlations
 from utils.training.loss_log import LOSSES, LogFile, LogLine, format_line, format_total_time, read_log
 
 CURVE_NAME = "loss.png"
+CORRELATION_NAME = "correlation.csv"
 LOG_NAME = "log.txt"
 OPTIONS_NAME = "param.json"
 ROOT = Path(__file__).resolve().parents[2]
@@ -106,7 +108,7 @@ def _rename_to_free(folder: Path, wanted: Path) -> Path:
 
 
 class RunFolder:
-    """A run's folder, open for writing: log.txt, TensorBoard events, checkpoints, pictures, the loss curve.
+    """A run's folder, open for writing: log.txt, correlation.csv, TensorBoard events, checkpoints, pictures, curves.
 
     Use it as a context manager: the log and the events are closed at the end.
     """
@@ -132,6 +134,8 @@ class RunFolder:
             if later:
                 print(f"later checkpoints renamed to .bak: {', '.join(file.name for file in later)}")
             self._log.go_back(step)
+            rows = read_correlations(path / CORRELATION_NAME)
+            self._correlations = {number: row for number, row in rows.items() if number <= epoch}
             self._events = _Events(path, step)
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror or error})") from error
@@ -140,6 +144,12 @@ class RunFolder:
         """Add a step, the `step`-th of the run, to log.txt and to the TensorBoard events."""
         self._log.write(format_line(line))
         self._events.add({name: getattr(line, name) for name in LOSSES}, step)
+
+    def log_correlation(self, epoch: int, mean: Correlation, step: int) -> None:
+        """Add the mean correlations of an epoch, whose last step is `step`, to correlation.csv and the events."""
+        self._correlations[epoch] = mean
+        write_correlations(self.path / CORRELATION_NAME, self._correlations)
+        self._events.add(mean._asdict(), step)
 
     def log_learning_rate(self, lr: float, step: int) -> None:
         """Add the learning rate from the `step`-th step on to the TensorBoard events."""
@@ -173,11 +183,11 @@ class RunFolder:
         return path
 
     def refresh(self) -> None:
-        """Draw the loss curve again, if the log holds a step."""
+        """Draw the curves again, if the log holds a step."""
         from utils.training.loss_curves import draw_losses  # matplotlib is slow to import
 
         if (self.path / LOG_NAME).stat().st_size:
-            draw_losses({"Jittor": read_log(self.path / LOG_NAME)}, self.path / CURVE_NAME)
+            draw_losses({"Jittor": read_log(self.path / LOG_NAME)}, self.path / CURVE_NAME, self._correlations)
 
     def write_picture(self, epoch: int, name: str, a: np.ndarray, b: np.ndarray, fused: np.ndarray) -> None:
         """Write A | B | fused, (H, W) each in 0..1, as pic_fusion/ckpt_<epoch>/<name>.png."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 
 from net.Film import Net
 from utils.data.loader import Batch
+from utils.data.provenance import UNKNOWN, Provenance
 from utils.runtime import processes
 from utils.runtime.errors import UserError
 from utils.runtime.jittor_env import jt
@@ -36,6 +37,7 @@ class Trainer:
     grad_weight: float
     ssim_weight: float
     options: Mapping[str, Any]  # of the run, as checkpoints record them
+    data: Provenance = UNKNOWN
     epoch: int = 0  # epochs finished
     step: int = 0  # steps made
     seconds: float = 0.0  # of training, over all parts of a run
@@ -78,10 +80,11 @@ class Trainer:
             "step": self.step,
             "seconds": self.seconds,
             "options": self.options,
+            "data": asdict(self.data),
         }
 
     def load_state(self, state: Mapping[str, Any], path: Path) -> None:
-        """Continue from `state`, the content of the checkpoint `path`. `options` stays the same.
+        """Continue from `state`, the content of the checkpoint `path`. `options` and `data` stay the same.
 
         Raises:
             UserError: it holds no training state, or does not fit the network.
@@ -100,8 +103,8 @@ class Trainer:
         return [self.step, *(float(np.abs(p.numpy().astype(np.float64)).sum()) for p in self.net.parameters())]
 
 
-def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Trainer:
-    """Network, optimizer and schedule for the options, or as they were at `checkpoint`.
+def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None, data: Provenance) -> Trainer:
+    """Network, optimizer and schedule for the options, or as they were at `checkpoint`; `data` is recorded.
 
     Raises:
         UserError: the options fit no network, or a checkpoint does not fit it.
@@ -116,7 +119,7 @@ def build_trainer(args: argparse.Namespace, checkpoint: Checkpoint | None) -> Tr
     optimizer = Adam(dict(net.named_parameters()), args.lr)
     schedule = StepLR(optimizer, args.step_size, args.gamma)
     options = recorded_options(vars(args))
-    trainer = Trainer(net, optimizer, schedule, args.loss_grad_weight, args.loss_ssim, options)
+    trainer = Trainer(net, optimizer, schedule, args.loss_grad_weight, args.loss_ssim, options, data)
     if checkpoint:
         trainer.load_state(checkpoint.state, checkpoint.path)
     return trainer

@@ -26,7 +26,7 @@ MAX_NAME = 200
 
 _NUMBERS = {pickle.BININT1: "<B", pickle.BININT2: "<H", pickle.BININT: "<i", pickle.BINFLOAT: ">d"}
 _TEXTS = {pickle.SHORT_BINUNICODE: "<B", pickle.BINUNICODE: "<I", pickle.BINUNICODE8: "<Q"}
-_BYTES = {pickle.SHORT_BINBYTES: "<B", pickle.BINBYTES: "<I", pickle.BINBYTES8: "<Q"}
+_BYTES = {pickle.SHORT_BINBYTES: "<B", pickle.BINBYTES: "<I", pickle.BINBYTES8: "<Q", pickle.BYTEARRAY8: "<Q"}
 _CONSTANTS = {pickle.NONE: None, pickle.NEWTRUE: True, pickle.NEWFALSE: False}
 _EMPTY = {pickle.EMPTY_LIST: list, pickle.EMPTY_TUPLE: tuple, pickle.EMPTY_DICT: dict}
 _TUPLES = {pickle.TUPLE1: 1, pickle.TUPLE2: 2, pickle.TUPLE3: 3}
@@ -310,10 +310,7 @@ class RestrictedUnpickler:
         raw = read(storage)
         if len(raw) != storage.nbytes:
             raise Refused(f"claims {storage.nbytes} bytes for the values {storage.key!r}, which are {len(raw)}")
-        if storage.dtype == "bfloat16":
-            flat = (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
-        else:
-            flat = np.frombuffer(raw, storage.dtype)
+        flat = numbers(raw, storage.dtype)
         if not prod(size):
             return np.empty(size, flat.dtype)
         strides = [step * flat.itemsize for step in tensor.stride]
@@ -328,6 +325,13 @@ class RestrictedUnpickler:
 
     def _new_scalar(self, dtype: Any, value: Any) -> _Array:
         return _Array(self._array(value, dtype, (), "C"))
+
+    def _from_buffer(self, values: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> _Array:
+        """An array as protocol 5 stores it; with the order 'K', the axes of `shape` are transposed to `axes`."""
+        if order not in ("C", "F", "K") or (order == "K" and not _are_axes(axes, shape)):
+            raise Refused("holds an array in an unknown order")
+        array = self._array(values, dtype, shape, "C" if order == "K" else order)
+        return _Array(array.transpose(axes) if order == "K" else array)
 
     def _encoded(self, text: Any, encoding: Any) -> bytes:
         """Bytes, as PyTorch's pickles store them."""
@@ -354,6 +358,7 @@ def _first(_: RestrictedUnpickler, value: Any, *rest: Any) -> Any:
 _NAMES: dict[str, Callable[..., Any]] = {
     "numpy.core.multiarray._reconstruct": lambda *_: _Array(),
     "numpy.core.multiarray.scalar": RestrictedUnpickler._new_scalar,
+    "numpy.core.numeric._frombuffer": RestrictedUnpickler._from_buffer,
     "numpy.ndarray": RestrictedUnpickler._not_called,
     "numpy.dtype": RestrictedUnpickler._new_dtype,
     "jittor.jittor_core.Var": _first,
@@ -390,6 +395,13 @@ def _storage(identity: Any) -> Storage:
     return Storage(str(key), dtype, numel)
 
 
+def numbers(raw: bytes | memoryview, dtype: str) -> np.ndarray:
+    """The numbers (n,) that these bytes hold, little-endian; 'bfloat16', which NumPy lacks, becomes float32."""
+    if dtype == "bfloat16":
+        return (np.frombuffer(raw, "<u2").astype(np.uint32) << 16).view(np.float32)
+    return np.frombuffer(raw, dtype)
+
+
 def _kind(item: Any) -> str:
     name = "bytes" if isinstance(item, memoryview | bytes) else type(item).__name__.strip("_").lower()
     return f"an {name}" if name[0] in "aeiou" else f"a {name}"
@@ -398,6 +410,11 @@ def _kind(item: Any) -> str:
 def _are_counts(numbers: Any) -> bool:
     """Whether this is a tuple of non-negative integers, at most 32 of them."""
     return type(numbers) is tuple and len(numbers) <= 32 and all(type(n) is int and 0 <= n < 1 << 62 for n in numbers)
+
+
+def _are_axes(axes: Any, shape: Any) -> bool:
+    """Whether this is a tuple of the numbers of the axes of `shape`, each once."""
+    return _are_counts(axes) and _are_counts(shape) and sorted(axes) == list(range(len(shape)))
 
 
 def _shown(shape: tuple[int, ...]) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from net.shapes import TEXT_SHAPE
 from utils.data.h5 import H5Dataset, Sample, write_h5
+from utils.data.provenance import UNKNOWN, Provenance
 from utils.runtime.errors import UserError
 
 
@@ -109,6 +110,33 @@ def test_what_is_no_path_is_no_source(tmp_path, content):
     with H5Dataset(tmp_path / "x.h5") as dataset:
         assert dataset.sources("a") is None
         assert dataset[0].name == "a"
+
+
+# --- the task and the text encoder
+
+
+def test_a_file_records_its_data(tmp_path):
+    """Official readers, which look into the groups, do not see it."""
+    known = Provenance("IVF", "/模型/mpnet", "e690")
+    write_h5(tmp_path / "x.h5", [sample("a")], known)
+    write_h5(tmp_path / "old.h5", [sample("a")])
+    with H5Dataset(tmp_path / "x.h5") as dataset, H5Dataset(tmp_path / "old.h5") as old:
+        assert dataset.provenance == known
+        assert old.provenance == UNKNOWN
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert sorted(file) == ["imageA", "imageB", "text"]
+        assert not any(file[group].attrs or file[group]["a"].attrs for group in file)
+
+
+@pytest.mark.parametrize(
+    "content", [7, np.bytes_(b"\xe9"), np.bytes_(b"a\nb"), np.bytes_(b"a" * 5000), "of any length"]
+)
+def test_what_is_no_short_text_is_not_recorded(tmp_path, content):
+    write_h5(tmp_path / "x.h5", [sample("a")], Provenance("IVF", "bert", "e690"))
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file.attrs["text_encoder"] = content
+    with H5Dataset(tmp_path / "x.h5") as dataset:
+        assert dataset.provenance == Provenance("IVF", "", "e690")
 
 
 @pytest.mark.parametrize("link", [h5py.ExternalLink("other.h5", "/imageA/a"), h5py.SoftLink("/imageB/a")])

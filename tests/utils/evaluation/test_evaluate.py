@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 
 from utils.evaluation.evaluate import (
+    COLUMNS,
     PUBLISHED,
+    correlation_line,
     evaluate_files,
+    evaluate_method,
     find_fused,
     find_sources,
     mean_row,
@@ -17,8 +20,9 @@ from utils.evaluation.evaluate import (
     write_csv,
     write_json,
 )
-from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
+from utils.evaluation.metrics import TABLE_METRICS, evaluate_pair
 from utils.runtime.errors import UserError
+from utils.training.correlation import correlate
 
 NAMES = ("b", "a.1", "c")  # not in alphabetical order, and one with a dot
 
@@ -40,7 +44,7 @@ def folders(tmp_path):
 
 
 def row(**values: float) -> dict[str, float]:
-    return dict.fromkeys(METRICS, 1.0) | values
+    return dict.fromkeys(COLUMNS, 1.0) | values
 
 
 def test_sources_follow_the_list(folders):
@@ -80,7 +84,7 @@ def test_files_are_evaluated_over_the_list_only(folders):
     images = {name: [image(10 * k + ord(folder[0])) for folder in ("fused", "A", "B")] for k, name in enumerate(NAMES)}
     assert list(values) == ["c", "b"]
     for name in values:
-        assert values[name] == pytest.approx(evaluate_pair(*images[name]))
+        assert values[name] == pytest.approx(evaluate_pair(*images[name]) | correlate(*images[name])._asdict())
 
 
 def test_errors_name_the_file(folders):
@@ -95,7 +99,7 @@ def test_errors_name_the_file(folders):
 
 def test_means(caplog):
     mean = mean_row({"x": row(EN=1.0, SCD=math.nan), "y": row(EN=4.0)})
-    assert list(mean) == list(METRICS)
+    assert list(mean) == list(COLUMNS)
     assert mean["EN"] == 2.5
     assert math.isnan(mean["SCD"])
     assert "SCD is not defined for x" in caplog.text
@@ -114,7 +118,10 @@ def test_published_rows():
 
 
 def test_csv_and_json_hold_every_image_in_full_precision(tmp_path):
-    methods = {"FILM": {"x": row(EN=1 / 3), "y": row(PSNR=math.inf)}, "other": {"x": row(CC=math.nan), "y": row()}}
+    methods = {
+        "FILM": {"x": row(EN=1 / 3, corr_max=0.5), "y": row(PSNR=math.inf)},
+        "other": {"x": row(CC=math.nan), "y": row()},
+    }
     write_csv(tmp_path / "values.csv", methods)
     lines = list(csv.DictReader((tmp_path / "values.csv").open()))
     assert [(line["method"], line["name"]) for line in lines] == [
@@ -125,10 +132,24 @@ def test_csv_and_json_hold_every_image_in_full_precision(tmp_path):
     ]
     assert float(lines[0]["EN"]) == 1 / 3
     assert float(lines[1]["PSNR"]) == math.inf
+    assert [float(line["corr_max"]) for line in lines] == [0.5, 1, 1, 1]
 
     write_json(tmp_path / "values.json", "MSRS", methods, {"FILM": row(EN=2 / 3), "other": row()})
     content = json.loads((tmp_path / "values.json").read_text(), parse_constant=pytest.fail)  # no NaN, no Infinity
     assert content["dataset"] == "MSRS"
     assert content["methods"]["FILM"]["mean"]["EN"] == 2 / 3
-    assert content["methods"]["FILM"]["images"] == {"x": row(EN=1 / 3), "y": row() | {"PSNR": None}}
+    assert content["methods"]["FILM"]["images"] == {"x": row(EN=1 / 3, corr_max=0.5), "y": row() | {"PSNR": None}}
     assert content["methods"]["other"]["images"]["x"]["CC"] is None
+    assert content["methods"]["FILM"]["least"] == {"corr_max": 0.5, "corr_a": 1, "corr_b": 1}
+
+
+def test_the_correlation_line_names_the_least():
+    values = {"x": row(corr_max=0.9, corr_a=0.2), "y": row(corr_max=0.5, corr_a=0.4, corr_b=-1.0)}
+    line = correlation_line(values)
+    assert "max(A, B): 0.700 on average, 0.500 at least (y); with A 0.300, with B 0.000" in line
+
+
+def test_measured_images_have_their_correlation(folders):
+    sources = find_sources(folders / "A", folders / "B")
+    values = evaluate_method(np.maximum, sources, "max")
+    assert all(list(row) == list(COLUMNS) and row["corr_max"] == pytest.approx(1) for row in values.values())

@@ -208,6 +208,8 @@ def test_a_text_is_encoded_once_across_runs_and_places(folder, tmp_path):
     assert "1 encoded, 1 from" in report
     np.testing.assert_array_equal(second.feature_of("text 0"), first.feature_of("text 1"))
     np.testing.assert_array_equal(second.feature_of("text 2"), first.feature_of("text 1"))
+    assert [features.encoder[0] for features in (first, second)] == [str(folder), str(moved)]
+    assert first.encoder[1] == second.encoder[1]
 
 
 def test_other_weights_or_settings_are_another_encoder(folder):
@@ -289,6 +291,8 @@ def test_ready_features_go_first(tmp_path):
     assert isinstance(text_features("auto", pairs), FeatureFiles)
     assert isinstance(text_features("npy", pairs), FeatureFiles)
     assert text_features("blip2", pairs).source == "blip2"
+    (tmp_path / "b.npy").unlink()
+    assert text_features("auto", pairs, "mpnet").source == "mpnet"
 
 
 # --- what is refused

@@ -13,6 +13,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from utils.runtime.errors import UserError
+from utils.training.correlation import Correlation
 from utils.training.loss_curves import draw_losses, epoch_means
 from utils.training.loss_log import LogLine
 
@@ -62,6 +63,14 @@ def test_steps_and_means_are_drawn_where_they_belong(tmp_path, drawn):
 def test_the_fusion_loss_has_its_panel_where_it_is_not_the_loss(tmp_path, drawn):
     draw_losses({"ours": [step(1, 0, 4.0, fusion=3.0)]}, tmp_path / "curve.png")
     assert [panel.get_ylabel() for panel in drawn[0].axes][:2] == ["loss", "fusion loss"]
+
+
+def test_correlations_have_a_panel(tmp_path, drawn):
+    rows = {1: Correlation(0.5, 0.25, 0.125), 2: Correlation(0.75, 0.5, 0.25)}
+    draw_losses({"ours": RUN}, tmp_path / "curve.png", rows)
+    panel = drawn[0].axes[-1]
+    assert [line.get_label() for line in panel.get_lines()] == ["max(A, B)", "A", "B"]
+    assert panel.get_lines()[0].get_xydata().tolist() == [[0.5, 0.5], [1.5, 0.75]]
 
 
 def test_png_and_svg_are_whole_and_alone(tmp_path):

@@ -6,8 +6,10 @@ Nothing here needs Jittor: a file of `jt.save` is a pickle of protocol 4, its SH
 from __future__ import annotations
 
 import copyreg
+import gzip
 import hashlib
 import io
+import json
 import pickle
 import pickletools
 import struct
@@ -92,6 +94,7 @@ CALLS = {
     "from the memo": b"\x80\x02cbuiltins\nopen\nq\x00" + b"0h\x00" + TOUCH + b"\x86R.",
     "in an array's state": b"\x80\x02cnumpy\ndtype\n" + text("f4") + b"\x85Rcbuiltins\nopen\n" + TOUCH + b"\x86Rb.",
     "as an argument": b"\x80\x02cnumpy.core.multiarray\nscalar\n(cbuiltins\nopen\n" + TOUCH + b"\x86RtR.",
+    "in a buffer's arguments": b"\x80\x04cnumpy.core.numeric\n_frombuffer\n(cbuiltins\nopen\n" + TOUCH + b"\x86RtR.",
     "a name that is allowed, called": b"\x80\x02(cnumpy\nndarray\ncbuiltins\nopen\n" + TOUCH + b"\x86Rt.",
 }
 
@@ -178,6 +181,12 @@ def values_of(count: int) -> bytes:
     return b"B" + struct.pack("<I", count) + bytes(count)
 
 
+def buffer(count: int, kind: bytes, shape: bytes, rest: bytes) -> bytes:
+    """A NumPy array as protocol 5 stores it: `count` bytes, a dtype, a shape and the order, each of any kind."""
+    values = b"\x96" + struct.pack("<Q", count) + bytes(count)
+    return b"\x80\x05}" + text("a") + b"cnumpy.core.numeric\n_frombuffer\n(" + values + kind + shape + rest + b"tRs."
+
+
 def number(value: int) -> bytes:
     data = value.to_bytes(9, "little", signed=True)
     return b"\x8a" + bytes([len(data)]) + data
@@ -215,6 +224,17 @@ CLAIMS = {
     "a shape of 100 axes": array(b"(" + b"K\x01" * 100 + b"t", dtype("f4"), values_of(4)),
     "an empty array of an endless shape": array(b"K\x00" + number(1 << 61) * 2 + b"\x87", dtype("f4"), b"C\x00"),
     "values that are no bytes": array(TWO, dtype("f4"), b"]"),
+    "a buffer that is not there": b"}" + text("a") + b"\x96" + struct.pack("<Q", 1 << 60) + b"abc.",
+    "a buffer of another size": buffer(8, dtype("f4"), number(1 << 40) + b"\x85", text("C")),
+    "a buffer of objects": buffer(16, dtype("O8"), TWO, text("C")),
+    "a buffer of an unknown order": buffer(8, dtype("f4"), TWO, text("A")),
+    "a buffer of a list as its order": buffer(8, dtype("f4"), TWO, b"]"),
+    "a buffer without its axes": buffer(8, dtype("f4"), TWO, text("K")),
+    "a buffer of an axis that is not there": buffer(8, dtype("f4"), TWO, text("K") + b"K\x01\x85"),
+    "a buffer of the same axis twice": buffer(8, dtype("f4"), b"K\x02K\x01\x86", text("K") + b"K\x00K\x00\x86"),
+    "a buffer of axes that are a list": buffer(8, dtype("f4"), TWO, text("K") + b"]K\x00a"),
+    "a buffer of a shape that is a list": buffer(8, dtype("f4"), b"]K\x02a", text("K") + b"K\x00\x85"),
+    "a buffer outside the file": b"\x80\x05}" + text("a") + b"\x97\x98s.",
     "bytes that are not there": b"}" + text("a") + b"\x8e" + struct.pack("<Q", 1 << 60) + b"abc.",
     "a string that is not there": b"}" + text("a") + b"\x8d" + struct.pack("<Q", 1 << 62) + b"abc.",
     "a number of 2 GB": b"}" + text("a") + b"\x8b" + struct.pack("<i", (1 << 31) - 1) + b"abc.",
@@ -279,8 +299,94 @@ def test_the_forms_that_the_hostile_files_change_are_good(tmp_path):
     np.testing.assert_array_equal(read_checkpoint(tmp_path / "x.pth")["a"], [4, 6, 8])
     (tmp_path / "x.pkl").write_bytes(sealed(array(TWO, dtype("f4", PLAIN_STATE), values_of(8))))
     np.testing.assert_array_equal(read_checkpoint(tmp_path / "x.pkl")["a"], [0, 0])
+    (tmp_path / "x.pkl").write_bytes(sealed(buffer(8, dtype("f4", PLAIN_STATE), TWO, text("K") + b"K\x00\x85")))
+    np.testing.assert_array_equal(read_checkpoint(tmp_path / "x.pkl")["a"], [0, 0])
     (tmp_path / "x.pth").write_bytes(legacy(b"\x80\x02}" + text("a") + b"K\x07s."))
     assert read_checkpoint(tmp_path / "x.pth") == {"a": 7}
+
+
+def safetensors(header: object, values: bytes = bytes(8)) -> bytes:
+    """A safetensors file with a header of any kind."""
+    data = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(data)) + data + values
+
+
+def entry(kind: str, shape: list[int], start: int, end: int) -> dict[str, object]:
+    return {"dtype": kind, "shape": shape, "data_offsets": [start, end]}
+
+
+SAFETENSORS = {
+    "values that are not there": safetensors({"a": entry("F32", [1 << 29], 0, 1 << 31)}),
+    "values of another size": safetensors({"a": entry("F32", [3], 0, 8)}),
+    "values outside the file": safetensors({"a": entry("F32", [2], 1 << 40, (1 << 40) + 8)}),
+    "values used twice": safetensors({"a": entry("F32", [2], 0, 8), "b": entry("F32", [2], 0, 8)}),
+    "values that nothing names": safetensors({"a": entry("F32", [1], 0, 4)}),
+    "a shape that overflows to the right size": safetensors({"a": entry("F32", [1 << 62, 4], 0, 0)}, b""),
+    "a shape below zero": safetensors({"a": entry("F32", [-2], 0, 8)}),
+    "a shape of 100 axes": safetensors({"a": entry("F64", [1] * 100, 0, 8)}),
+    "an empty tensor of an endless shape": safetensors({"a": entry("F32", [0, 1 << 61, 4], 0, 0)}, b""),
+    "a type that is no number of NumPy's": safetensors({"a": entry("F8_E4M3", [8], 0, 8)}),
+    "a type of half a byte": safetensors({"a": entry("F4", [16], 0, 8)}),
+    "an unknown type": safetensors({"a": entry("object", [1], 0, 8)}),
+    "a header that is cut": safetensors({"a": entry("F32", [2], 0, 8)})[:40],
+    "a header of 3 GB": struct.pack("<Q", 3 << 30) + b'{"a"',
+    "a header of 2 MB": safetensors(b"{" + b" " * (2 << 20) + b"}", b""),
+    "a header that is not JSON": safetensors(b'{"a":}'),
+    "a header that is not UTF-8": safetensors(b'{"\xff":1}'),
+    "objects within objects": safetensors(b'{"a":' * 100_000 + b"1" + b"}" * 100_000, b""),
+    "lists within lists": safetensors(b'{"a":' + b"[" * 400_000 + b"]" * 400_000 + b"}", b""),
+    "metadata that is no text": safetensors({"__metadata__": {"a": ["b"]}}, b""),
+}
+
+
+@pytest.mark.parametrize("name", SAFETENSORS)
+def test_safetensors_that_claim_what_is_not_there_are_refused(tmp_path, name):
+    (tmp_path / "x.safetensors").write_bytes(SAFETENSORS[name])
+    refused(tmp_path / "x.safetensors")
+
+
+def test_safetensors_are_read_whatever_the_suffix(tmp_path):
+    values = np.array([1.5, -2, 0, 3], "<f2").tobytes()
+    tensors = {"a": entry("F16", [2, 2], 0, 8), "b": entry("BF16", [2], 8, 12), "c": entry("I8", [], 12, 13)}
+    header = {"__metadata__": {"epoch": "3", "model": "FILM"}, **tensors}
+    # bfloat16 is the upper half of float32: 1 is 3f80, -2 is c000.
+    (tmp_path / "x.pkl").write_bytes(safetensors(header, values + b"\x80\x3f\x00\xc0\xff"))
+    content = read_checkpoint(tmp_path / "x.pkl")
+    assert content["epoch"] == "3"
+    assert {name: value.tolist() for name, value in content["model"].items()} == {
+        "a": [[1.5, -2], [0, 3]],
+        "b": [1, -2],
+        "c": -1,
+    }
+    assert content["model"]["b"].dtype == np.float32
+
+
+def onnx_like() -> bytes:
+    """The first fields of an ONNX model: IR version 10, producer 'pytorch'."""
+    return b"\x08\x0a\x12\x07pytorch\x3a\x00"
+
+
+OTHER_FILES = {
+    "web page": (b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>", "a web page"),
+    "error of a store": ("\ufeff<?xml version='1.0'?><Error/>".encode(), "a web page"),
+    "LFS pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 8302001\n", "git lfs pull"),
+    "error of an API": (b'{"error": "Entry not found"}', "a text"),
+    "text": (b"Access denied", "a text"),
+    "nothing": (b"", "empty"),
+    "gzip": (gzip.compress(b"weights"), "unpack it"),
+    "tar": (b"ckpt.pth".ljust(257, b"\0") + b"ustar\x0000", "unpack it"),
+    "H5": (b"\x89HDF\r\n\x1a\n" + bytes(40), "an H5 file"),
+    "image": (b"\x89PNG\r\n\x1a\n" + bytes(40), "an image"),
+    "npy": (b"\x93NUMPY\x01\x00", "a NumPy array"),
+    "ONNX": (onnx_like(), "an ONNX file"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_what_people_take_for_a_checkpoint_is_named(tmp_path, name):
+    content, words = OTHER_FILES[name]
+    (tmp_path / "ckpt.pth").write_bytes(content)
+    assert words in refused(tmp_path / "ckpt.pth")
 
 
 def test_lists_that_double_are_followed_only_so_far(tmp_path):
@@ -339,7 +445,11 @@ print("done")
 
 def test_no_file_takes_more_than_2_gb_or_10_s(tmp_path):
     """All claims, and a good file of 400 MiB, in a process that is not given more."""
-    corpus = {**CLAIMS, **{f"tensor {name}": archive(body, **{"0": VALUES}) for name, body in TENSORS.items()}}
+    corpus = {
+        **CLAIMS,
+        **SAFETENSORS,
+        **{f"tensor {name}": archive(body, **{"0": VALUES}) for name, body in TENSORS.items()},
+    }
     large = 400 << 20
     (tmp_path / "large").write_bytes(array(number(large // 4) + b"\x85", dtype("f4"), values_of(large)))
     for i, body in enumerate(corpus.values()):
@@ -360,6 +470,10 @@ def torch_file(legacy_form: bool) -> bytes:
 GOOD: dict[str, Callable[[], bytes]] = {
     "jt.save": lambda: sealed(pickle.dumps({"model": {"a": ARRAY, "b": ARRAY[:3].T}, "epoch": 3}, 4)),
     "old jt.save": lambda: pickle.dumps({"model": {"a": ARRAY, "b": ARRAY[:3].T}, "epoch": 3}, 4),
+    "protocol 5": lambda: pickle.dumps({"model": {"a": ARRAY, "b": ARRAY[:3].T}, "epoch": 3}, 5),
+    "safetensors": lambda: safetensors(
+        {"__metadata__": {"epoch": "3"}, "a": entry("F32", [8, 15], 0, 480)}, ARRAY.tobytes()
+    ),
     "torch": lambda: torch_file(False),
     "old torch": lambda: torch_file(True),
 }
@@ -370,7 +484,7 @@ def test_a_good_file_cut_anywhere_is_refused(tmp_path, name):
     data = GOOD[name]()
     path = tmp_path / "x"
     path.write_bytes(data)
-    assert read_checkpoint(path)["epoch"] == 3
+    assert int(read_checkpoint(path)["epoch"]) == 3
     for end in [*range(0, len(data), 100), *range(len(data) - 40, len(data))]:
         # Without its checksum a file of jt.save is one as older versions wrote it, and whole.
         if name == "jt.save" and end == len(data) - 28:
@@ -406,13 +520,17 @@ def test_tensors_of_all_types_are_read(tmp_path, kind, legacy_form):
         assert read[name].flags.writeable or not read[name].size
 
 
-@pytest.mark.parametrize("protocol", [2, 3, 4])
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("core", [b"numpy.core", b"numpy._core"])
 def test_arrays_numbers_and_containers_are_read(tmp_path, protocol, core):
     """As NumPy 1 and 2 name their core; big-endian, Fortran order, empty and without axes."""
     content = {
         "big": ARRAY.astype(">f8"),
         "fortran": np.asfortranarray(ARRAY),
+        "turned": ARRAY.reshape(2, 4, 15).transpose(1, 2, 0),
+        "part": ARRAY[::2, 1:],
+        "without axes": np.array(2.5),
+        "read only": np.frombuffer(bytes(8), "<f4"),
         "empty": ARRAY[:0],
         "flags": np.array([True, False]),
         "numbers": [np.float64(0.5), np.int64(-7), 1 << 70, -0.25, True, None, (1, "ü😀")],
@@ -423,7 +541,8 @@ def test_arrays_numbers_and_containers_are_read(tmp_path, protocol, core):
         data = data.replace(b"\x8c\x15numpy._core", b"\x8c\x16numpy._core")  # the name's length
     (tmp_path / "x.pkl").write_bytes(sealed(data))
     read = read_checkpoint(tmp_path / "x.pkl")
-    for name in ("big", "fortran", "empty", "flags"):
+    assert read.pop("without axes") == content["without axes"]
+    for name in ("big", "fortran", "turned", "part", "read only", "empty", "flags"):
         np.testing.assert_array_equal(read[name], content[name])
         assert read[name].dtype.isnative
     assert read["numbers"] == [0.5, -7, 1 << 70, -0.25, True, None, (1, "ü😀")]
