@@ -59,7 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="*",
         metavar="C",
-        help="more images of a stack (--task MEF or MFF); without B, A is a folder or TIFF of a stack, or a folder of stacks",
+        help="more images of a stack (--task MEF or MFF); A alone: a folder or TIFF of a stack, or a folder of stacks",
     )
     add(
         *("-o", "--out"),
