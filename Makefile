@@ -14,7 +14,7 @@ TORCH_INDEX ?=
 LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
     --no-emit-index-url --no-emit-find-links --no-header --overrides requirements-overrides.txt $(UPGRADE)
 
-.PHONY: demo test lint slow-test docs bench lock clean
+.PHONY: demo test golden lint slow-test docs bench lock clean
 
 # The complete job on the pairs that ship: preprocess, fuse, measure, draw, train a few steps.
 demo: $(VENV)/.installed
@@ -22,6 +22,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest
+
+# A short check of the installation: one fused image equals the golden one of tests/golden.
+golden: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -k "test_output or test_saved_image" tests/test_golden.py
 
 # The tests that take minutes: trainings on the real pairs of ../shared, the real text encoder.
 slow-test: $(VENV)/.installed-dev
@@ -39,12 +43,12 @@ $(VENV)/bin/python:
 	@sh tools/make_venv.sh $(VENV) $(PYTHON)
 
 # Exactly the versions of the lock. --no-deps: Jittor asks for numpy<2. Jittor is a source package; it is built with the
-# setuptools and wheel of the lock, not the newest.
+# setuptools and wheel of the lock, not the newest. --use-pep517: what pip 25.3 does anyway, without the warning of 25.1.
 $(VENV)/.installed: requirements.lock requirements.txt | $(VENV)/bin/python
 	@echo "Installing the packages of requirements.lock into $(VENV) (about 1 GB on disk)"
 	sed -n '/^\(setuptools\|wheel\)==/,/[^\\]$$/p' requirements.lock > $(VENV)/build.lock
 	$(INSTALL) --no-deps --require-hashes -r $(VENV)/build.lock
-	$(INSTALL) --no-deps --require-hashes --no-build-isolation -r requirements.lock
+	$(INSTALL) --no-deps --require-hashes --no-build-isolation --use-pep517 -r requirements.lock
 	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH) 2>$(VENV)/torch.log || \
 	    echo "note: $(TORCH) could not be installed ($(VENV)/torch.log says why). Text encoders, the PyTorch twin and" \
 	    ".pth export need it, the rest works without; see 'PyTorch' in README.md"

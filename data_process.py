@@ -10,21 +10,24 @@ import argparse
 import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.bad_pairs import BadPairs, list_skipped
 from utils.data.h5 import Sample, constant_image, write_h5
-from utils.data.images import read_gray, require_one_size, to_training_size
+from utils.data.images import ImageReader, require_one_size, to_one_size, to_training_size
 from utils.data.pairs import MODES, Pair
 from utils.data.provenance import Provenance
 from utils.data.register import Registrar, add_register_option
-from utils.data.sources import add_source_options, find_source
+from utils.data.sources import add_reading_options, add_source_options, find_source, image_reader
 from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter, run_command
 from utils.runtime.errors import UserError
+from utils.runtime.files import require_separate
 from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.captions import CAPTIONERS, Captioner, write_captions
@@ -56,8 +59,13 @@ def get_args_parser() -> argparse.ArgumentParser:
         default="small",
         help="small: resize training images (only these) to 288x384, except those of MIF; original: resize none",
     )
-    add("--skip_bad", action="store_true", help="name bad pairs and leave them out")
+    add(
+        "--skip_bad",
+        action="store_true",
+        help="name bad pairs, leave them out, and list them in <out>/<dataset>_<mode>_skipped.txt",
+    )
     add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
+    add_reading_options(parser)
     add_register_option(parser)
     add_source_options(parser)
     add = parser.add_argument_group("text").add_argument
@@ -77,48 +85,57 @@ def get_args_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_sample(
-    pair: Pair, features: FeatureFiles | EncodedText, resize: bool, registrar: Registrar | None = None
-) -> Sample:
-    """Read the gray images of a pair, scaled to 0..1 and if `resize` resized to 288x384, and its text feature.
+@dataclass(frozen=True)
+class SampleReader:
+    """Reads the samples of pairs.
 
-    Raises:
-        UserError: a file is missing or unreadable, or the two images differ in size before they are resized or cannot
-            be registered.
+    Attributes:
+        images: reads the images.
+        features: reads or holds the text features.
+        to_training: resize both images to 288x384.
+        to_one: first resize the smaller image to the size of the larger.
+        registrar: moves image B onto image A, before they are resized for training.
     """
-    a, b = read_gray(pair.image_a), read_gray(pair.image_b)
-    require_one_size(a, b, pair.image_a, pair.image_b)
-    if registrar:
-        a, b = registrar.align(pair, a, b)
-    if resize:
-        a, b = to_training_size(a), to_training_size(b)
-    a, b = a / np.float32(255), b / np.float32(255)
-    return Sample(pair.name, a[None], b[None], features.feature(pair), (pair.image_a, pair.image_b))
 
+    images: ImageReader
+    features: FeatureFiles | EncodedText
+    to_training: bool = False
+    to_one: bool = False
+    registrar: Registrar | None = None
 
-def read_unless_bad(
-    pair: Pair,
-    features: FeatureFiles | EncodedText,
-    resize: bool,
-    skip_bad: bool,
-    registrar: Registrar | None = None,
-) -> Sample | None:
-    """`read_sample`, but with `skip_bad` a bad pair becomes None. Bad pairs and constant images are logged.
+    def read(self, pair: Pair) -> Sample:
+        """The gray images of a pair, scaled to 0..1, and its text feature.
 
-    Raises:
-        UserError: as `read_sample`, unless `skip_bad`.
-    """
-    try:
-        sample = read_sample(pair, features, resize, registrar)
-    except UserError as error:
-        if not skip_bad:
-            raise
-        logger.warning("skipped: %s", error)
+        Raises:
+            UserError: a file is missing or unreadable, or the images differ in size and are not to be resized to one,
+                or cannot be registered.
+        """
+        a, b = self.images.gray(pair.image_a), self.images.gray(pair.image_b)
+        if self.to_one:
+            a, b = to_one_size(a, b)
+        require_one_size(a, b, pair.image_a, pair.image_b, "; --resize resizes the smaller one")
+        if self.registrar:
+            a, b = self.registrar.align(pair, a, b)
+        if self.to_training:
+            a, b = to_training_size(a), to_training_size(b)
+        a, b = a / np.float32(255), b / np.float32(255)
+        return Sample(pair.name, a[None], b[None], self.features.feature(pair), (pair.image_a, pair.image_b))
+
+    def read_unless_bad(self, pair: Pair, bad: BadPairs) -> Sample | None:
+        """`read`, but None for a bad pair. A constant image is bad if bad pairs are skipped, else logged.
+
+        Raises:
+            UserError: as `read`, if bad pairs are not skipped.
+        """
+        with bad.guard(pair.name):
+            sample = self.read(pair)
+            if not (constant := constant_image(sample)):
+                return sample
+            if not bad.skip:
+                logger.warning("%s: %s", pair.name, constant)
+                return sample
+            bad.add(pair.name, f"{pair.name}: {constant}")
         return None
-    if constant := constant_image(sample):
-        logger.warning("%s%s: %s", "skipped: " if skip_bad else "", pair.name, constant)
-        return None if skip_bad else sample
-    return sample
 
 
 def good_samples(samples: Iterable[Sample | None], path: Path) -> Iterator[Sample]:
@@ -138,25 +155,38 @@ def data_process(args: argparse.Namespace) -> None:
     Raises:
         UserError: a list, image, text or feature is missing or bad. No H5 file is written.
     """
-    source = find_source(args, args.mode)
+    bad = BadPairs(args.skip_bad)
+    source = find_source(args, args.mode, bad)
     print(source.found)
-    resize = args.mode == "train" and args.size == "small" and TASKS[source.task].resized
+    path = args.out / f"{source.dataset}_{args.mode}.h5"
+    skipped_path = path.with_name(f"{path.stem}_skipped.txt")
+    inputs = [file for pair in source.pairs for file in (pair.image_a, pair.image_b, pair.text, pair.feature)]
+    require_separate([path, skipped_path], [*inputs, *([args.list] if args.list else [])])
+    images = image_reader(args, source.pairs)
+    pairs = source.pairs
     if args.caption:
-        written = write_captions(source.pairs, source.task, partial(Captioner, args.caption))
+        written = write_captions(pairs, source.task, partial(Captioner, args.caption), images.bgr, bad)
+        pairs = bad.good(pairs)
         drafts = f" ({written[0]}, ...); these are drafts: edit them, and run this again" if written else ""
         print(f"captions: {len(written)} written{drafts}")
-    features = text_features(args.text_encoder, source.pairs)
-    print(features.prepare(source.pairs))
-    path = args.out / f"{source.dataset}_{args.mode}.h5"
+    features = text_features(args.text_encoder, pairs)
+    if args.skip_bad:
+        for pair in pairs:
+            with bad.guard(pair.name):
+                features.check(pair)
+        pairs = bad.good(pairs)
+    print(features.prepare(pairs))
+    to_training = args.mode == "train" and args.size == "small" and TASKS[source.task].resized
     registrar = Registrar() if args.register else None
-    samples = map_ahead(lambda pair: read_unless_bad(pair, features, resize, args.skip_bad, registrar), source.pairs)
-    with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(source.pairs), unit="pair") as progress:
+    reader = SampleReader(images, features, to_training, args.resize, registrar)
+    samples = map_ahead(lambda pair: reader.read_unless_bad(pair, bad), pairs)
+    with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(pairs), unit="pair") as progress:
         count = write_h5(path, good_samples(progress, path), Provenance(source.task, *features.encoder))
-    if registrar:
-        print(registrar.report())
-    if skipped := len(source.pairs) - count:
-        print(f"skipped: {skipped} bad pairs, named above")
-    size = "288x384" if resize else "their own size"
+    for line in [*([registrar.report()] if registrar else []), *images.report()]:
+        print(line)
+    if args.skip_bad and (line := list_skipped(skipped_path, bad.reasons)):
+        print(line)
+    size = "288x384" if to_training else "their own size"
     print(f"{path}: {count} pairs at {size}, {path.stat().st_size / 1e6:.1f} MB")
 
 

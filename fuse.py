@@ -19,25 +19,35 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.bad_pairs import BadPairs, list_skipped
 from utils.data.color import write_colored
-from utils.data.images import read_bgr, read_gray, require_one_size, to_one_size, write_png
-from utils.data.pairs import Pair, match_folders, pair_of
+from utils.data.images import ImageReader, require_one_size, to_one_size, write_png
+from utils.data.pairs import Pair, left_out, match_folders, pair_of
 from utils.data.provenance import Provenance
 from utils.data.register import Registrar, add_register_option
+from utils.data.sources import add_reading_options, image_reader
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import checkpoint_path, fuse, fuse_unstretched, load_net
-from utils.evaluation.stacks import find_stacks
-from utils.evaluation.video import find_films
+from utils.evaluation.stacks import Stack, find_stacks
+from utils.evaluation.video import Film, find_films
 from utils.runtime.cli import add_device_options, run_command
 from utils.runtime.errors import OPTIONAL, UserError, missing
+from utils.runtime.files import require_separate
 from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.features import FeatureFiles, read_paragraph
 from utils.training.checkpoint import read_checkpoint
+
+if TYPE_CHECKING:
+    from net.Film import Net
+
+# Options that stacks and films do not have.
+PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentiles")
 
 
 @dataclass(frozen=True)
@@ -47,6 +57,11 @@ class Job:
     pair: Pair
     gray: Path
     rgb: Path
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """The images that are read."""
+        return self.pair.image_a, self.pair.image_b
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -81,17 +96,20 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--task", choices=tuple(TASKS), default="IVF", help="of the pairs and the weights (default: IVF)")
     add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pkl)")
     add("--color", action="store_true", help="also write a colour image: the fused luma with the chroma of the sources")
-    add("--resize", action="store_true", help="resize the smaller image of a pair to the size of the larger")
+    add("--skip_bad", action="store_true", help="name bad pairs, leave them out, and list them in <out>/skipped.txt")
+    add("--strict", action="store_true", help="an image of a folder without a partner is an error")
+    add_reading_options(parser)
     add_register_option(parser)
     add_device_options(parser)
     return parser
 
 
-def find_jobs(a: Path, b: Path, out: Path | None, task: str) -> list[Job]:
-    """The pairs of two files or two folders, and their output files.
+def find_jobs(a: Path, b: Path, out: Path | None, task: str, strict: bool, bad: BadPairs) -> list[Job]:
+    """The pairs of two files or two folders, and their output files. Images without a partner are named.
 
     Raises:
-        UserError: only one is a folder, no names match, or `out` is not a .png file.
+        UserError: only one is a folder, no names match, `out` is not a .png file, a pair is bad and not to be skipped,
+            or with `strict` an image has no partner.
     """
     if a.is_dir() != b.is_dir():
         raise UserError(f"{a}, {b}: expected two images or two folders of images, not one of each")
@@ -103,23 +121,29 @@ def find_jobs(a: Path, b: Path, out: Path | None, task: str) -> list[Job]:
 
     if a.is_dir():
         out = out or Path("fused")
-        return [
-            Job(pair(name, *images), out / "Gray" / f"{name}.png", out / "RGB" / f"{name}.png")
-            for name, images in match_folders(a, b).items()
-        ]
+        matches = match_folders(a, b, strict, bad)
+        if matches.alone:
+            print(left_out(matches.alone))
+        jobs = []
+        for name, images in matches.pairs.items():
+            with bad.guard(name):
+                jobs.append(Job(pair(name, *images), out / "Gray" / f"{name}.png", out / "RGB" / f"{name}.png"))
+        return jobs
     out = out or Path(f"{a.stem}_fused.png")
     if out.suffix.lower() != ".png" or out.is_dir():
         raise UserError(f"{out}: expected the name of a .png file")
     return [Job(pair(a.stem, a, b), out, out.with_name(f"{out.stem}_RGB.png"))]
 
 
-def read_images(pair: Pair, resize: bool, registrar: Registrar | None = None) -> tuple[np.ndarray, np.ndarray]:
+def read_images(
+    pair: Pair, resize: bool, reader: ImageReader, registrar: Registrar | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The gray images of a pair, float32 (H, W) in 0..1.
 
     Raises:
         UserError: an image cannot be read, or the sizes differ and `resize` is not set, or they cannot be registered.
     """
-    a, b = read_gray(pair.image_a), read_gray(pair.image_b)
+    a, b = reader.gray(pair.image_a), reader.gray(pair.image_b)
     if resize:
         a, b = to_one_size(a, b)
     require_one_size(a, b, pair.image_a, pair.image_b, "; --resize resizes the smaller one")
@@ -129,18 +153,19 @@ def read_images(pair: Pair, resize: bool, registrar: Registrar | None = None) ->
 
 
 def features_of(
-    pairs: Sequence[Pair], args: argparse.Namespace, weights: Path, trained: Provenance
+    pairs: Sequence[Pair], args: argparse.Namespace, bad: BadPairs, weights: Path, trained: Provenance
 ) -> Callable[[Pair], np.ndarray]:
     """A function that returns the text feature of a pair, float32 (149, 768). Prints the source of the features.
 
     Args:
         pairs: the pairs to fuse.
         args: the options.
+        bad: collects the pairs whose text or feature cannot be read.
         weights: the checkpoint; <its name>.npy beside it is the feature of the neutral sentence by its encoder.
         trained: what the checkpoint records about its training data.
 
     Raises:
-        UserError: a text or feature is missing or bad, or the encoder is unavailable.
+        UserError: a text or feature is missing or bad and its pair not to be skipped, or the encoder is unavailable.
     """
     given = args.text is not None or args.text_file is not None
     if args.text_feature:
@@ -149,7 +174,10 @@ def features_of(
     if isinstance(features, FeatureFiles):
         if given:
             raise UserError("--text_encoder npy: cannot encode a text; name another encoder, or use --text_feature")
-        print(features.prepare(pairs))
+        for pair in pairs if bad.skip else ():
+            with bad.guard(pair.name):
+                features.check(pair)
+        print(features.prepare(bad.good(pairs)))
         return features.feature
 
     neutral = TASKS[args.task].neutral
@@ -159,7 +187,11 @@ def features_of(
     if usable and not described:
         print(f"text: the neutral sentence {neutral!r} ({ready}); --text describes the images")
         return ready_feature(ready)
-    texts = {pair.name: neutral for pair in pairs} | {pair.name: read_paragraph(pair.text) for pair in described}
+    texts = {}
+    for pair in pairs:
+        with bad.guard(pair.name):
+            texts[pair.name] = read_paragraph(pair.text) if pair.text.is_file() and not given else neutral
+    pairs = bad.good(pairs)
     if given:
         text = read_paragraph(args.text_file) if args.text_file else args.text.strip()
         if not text:
@@ -193,6 +225,57 @@ def encode(features: EncodedText, texts: dict[str, str], trained: Provenance) ->
     return report
 
 
+def files_of(
+    jobs: Sequence[Job | Film | Stack], args: argparse.Namespace, weights: Path, skipped: Path | None = None
+) -> tuple[list[Path], list[Path]]:
+    """The output files of all jobs, and the files that are read for them."""
+    outputs = [path for job in jobs for path in ([job.gray, job.rgb] if args.color else [job.gray])]
+    inputs = [file for job in jobs for file in (*job.paths, job.pair.text, job.pair.feature)]
+    options = [path for path in (args.text_file, args.text_feature) if path]
+    return [*outputs, *([skipped] if skipped and args.skip_bad else [])], [*inputs, *options, weights]
+
+
+def read_weights(path: Path, task: str) -> tuple[dict[str, Any], Provenance]:
+    """The content of a checkpoint, and what it records about its training data.
+
+    Raises:
+        UserError: it cannot be read, or records another task.
+    """
+    checkpoint = read_checkpoint(path)
+    trained = Provenance.read(checkpoint.get("data"))
+    if trained.task in TASKS and trained.task != task:
+        raise UserError(f"{path}: was trained for {trained.task}, not {task}; --task {trained.task} uses it")
+    return checkpoint, trained
+
+
+def ready_net(args: argparse.Namespace, path: Path, checkpoint: dict[str, Any]) -> Net:
+    """The network with the weights of a checkpoint on the device of the options, which is printed."""
+    from utils.runtime.jittor_env import use_device
+
+    print(use_device(args.device, args.tf32))
+    return load_net(path, checkpoint)
+
+
+def fuse_others(others: Sequence[Film | Stack], args: argparse.Namespace, path: Path) -> None:
+    """Fuse films or stacks with the weights at `path`.
+
+    Raises:
+        UserError: an option is only for pairs, an output is an input, or images, text or weights do not fit.
+    """
+    if refused := [f"--{name}" for name in PAIRS_ONLY if getattr(args, name)]:
+        raise UserError(f"{', '.join(refused)}: for pairs of images, not for stacks and films")
+    require_separate(*files_of(others, args, path))
+    checkpoint, trained = read_weights(path, args.task)
+    feature = features_of([other.pair for other in others], args, BadPairs(), path, trained)
+    net = ready_net(args, path, checkpoint)
+    for other in others:
+        text = feature(other.pair)[None]
+        written = other.write(
+            lambda a, b, text=text: fuse_unstretched(net, a[None, None], b[None, None], text), args.color
+        )
+        print("fused: " + " and ".join(map(str, written)))
+
+
 def fuse_files(args: argparse.Namespace) -> None:
     """Fuse the pairs that the options select.
 
@@ -201,44 +284,48 @@ def fuse_files(args: argparse.Namespace) -> None:
     """
     path = checkpoint_path(args.ckpt_path, args.task)
     given = [args.a, *filter(None, [args.b]), *args.more]
-    # Stacks and films have a pair, too, and write themselves.
-    others = find_films(given, args.out, args.task) or find_stacks(given, args.out, args.task)
-    if others and (args.register or args.resize):
-        raise UserError(f"{args.a}: --register and --resize are for pairs of images, not for stacks and films")
-    jobs = [] if others else find_jobs(args.a, args.b, args.out, args.task)
+    reader = ImageReader()
+    if others := find_films(given, args.out, args.task) or find_stacks(given, args.out, args.task, reader):
+        fuse_others(others, args, path)
+        for line in reader.report():
+            print(line)
+        return
+    bad = BadPairs(args.skip_bad)
+    jobs = find_jobs(args.a, args.b, args.out, args.task, args.strict, bad)
+    skipped_path = jobs[0].gray.parent.parent / "skipped.txt" if args.a.is_dir() else None
+    require_separate(*files_of(jobs, args, path, skipped_path))
+    reader = image_reader(args, [job.pair for job in jobs])
     registrar = Registrar() if args.register else None
     if len(jobs) == 1:
         # Fail early: downloading a text encoder may take minutes.
-        read_images(jobs[0].pair, args.resize, registrar)
-    checkpoint = read_checkpoint(path)
-    trained = Provenance.read(checkpoint.get("data"))
-    if trained.task in TASKS and trained.task != args.task:
-        raise UserError(f"{path}: was trained for {trained.task}, not {args.task}; --task {trained.task} uses it")
-    feature = features_of([job.pair for job in others or jobs], args, path, trained)
+        read_images(jobs[0].pair, args.resize, reader, registrar)
+    checkpoint, trained = read_weights(path, args.task)
+    feature = features_of([job.pair for job in jobs], args, bad, path, trained)
+    jobs = [job for job in jobs if job.pair.name not in bad.reasons]
+    net = ready_net(args, path, checkpoint)
 
-    from utils.runtime.jittor_env import use_device
+    def read(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        with bad.guard(job.pair.name):
+            return *read_images(job.pair, args.resize, reader, registrar), feature(job.pair)
+        return None
 
-    print(use_device(args.device, args.tf32))
-    net = load_net(path, checkpoint)
-    for other in others:
-        text = feature(other.pair)[None]
-        written = other.write(
-            lambda a, b, text=text: fuse_unstretched(net, a[None, None], b[None, None], text), args.color
-        )
-        print("fused: " + " and ".join(map(str, written)))
-    if others:
-        return
-    images = map_ahead(lambda job: read_images(job.pair, args.resize, registrar), jobs)
     gray_only = 0
-    for job, (a, b) in zip(tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1), images, strict=True):
-        fused = fuse(net, a[None, None], b[None, None], feature(job.pair)[None])
+    read_jobs = zip(tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1), map_ahead(read, jobs), strict=True)
+    for job, arrays in read_jobs:
+        if arrays is None:
+            continue
+        a, b, text = arrays
+        fused = fuse(net, a[None, None], b[None, None], text[None])
         write_png(job.gray, fused)
         if args.color:
-            read = registrar.reading(job.pair, read_bgr) if registrar else read_bgr
-            gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize, read)
+            bgr = registrar.reading(job.pair, reader.bgr) if registrar else reader.bgr
+            gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize, bgr)
 
-    if registrar:
-        print(registrar.report())
+    bad.good([job.pair for job in jobs])
+    for line in [*([registrar.report()] if registrar else []), *reader.report()]:
+        print(line)
+    if args.skip_bad and skipped_path and (line := list_skipped(skipped_path, bad.reasons)):
+        print(line)
     if gray_only:
         print(f"no colour in the sources of {gray_only} of {len(jobs)} pairs: their RGB images are gray")
     written = [jobs[0].gray, jobs[0].rgb] if len(jobs) == 1 else [jobs[0].gray.parent, jobs[0].rgb.parent]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.bad_pairs import list_skipped
 from utils.data.color import write_colored
 from utils.data.h5 import H5Dataset
 from utils.data.images import read_bgr, read_gray, write_png
@@ -32,11 +33,15 @@ from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options, run_command
 from utils.runtime.errors import UserError
+from utils.runtime.files import require_separate
 from utils.runtime.threads import map_ahead
 
 if TYPE_CHECKING:
     from net.Film import Net
     from utils.evaluation.contact_sheet import PageRow
+
+
+CONTACT_SHEET, REPORT, SKIPPED = "contact_sheet.png", "report.html", "skipped.txt"
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -82,6 +87,21 @@ def color_files(args: argparse.Namespace, dataset: H5Dataset) -> dict[str, tuple
             "with --root, --raw, or --dir_a and --dir_b"
         )
     return files
+
+
+def output_files(args: argparse.Namespace, dataset: H5Dataset) -> list[Path]:
+    """All files that a run with these options writes."""
+    folder = args.out_dir / args.dataset
+    kinds = ("Gray", "RGB") if args.color else ("Gray",)
+    images = [folder / kind / f"{name}.png" for kind in kinds for name in dataset.names]
+    pages = (args.contact_sheet and CONTACT_SHEET, args.report and REPORT, args.skip_bad and SKIPPED)
+    return images + [folder / page for page in pages if page]
+
+
+def input_files(dataset: H5Dataset, files: Mapping[str, tuple[Path, Path]]) -> list[Path]:
+    """The H5 file, the images that it was made of, and those in `files`."""
+    recorded = (dataset.sources(name) for name in dataset.names)
+    return [dataset.path, *(path for pair in (*recorded, *files.values()) if pair for path in pair)]
 
 
 def fuse_pairs(net: Net, dataset: H5Dataset) -> Iterator[tuple[Batch, np.ndarray]]:
@@ -185,13 +205,13 @@ def draw_pages(rows: PageRows, title: str, folder: Path, contact_sheet: bool, re
     if contact_sheet:
         from utils.evaluation.contact_sheet import draw_contact_sheet
 
-        path = folder / "contact_sheet.png"
+        path = folder / CONTACT_SHEET
         draw_contact_sheet(rows, title, path)
         print(f"contact sheet: {path}")
     if report:
         from utils.evaluation.report import write_report
 
-        path = folder / "report.html"
+        path = folder / REPORT
         write_report(rows, title, path)
         print(f"report, for a browser: {path}")
 
@@ -205,6 +225,7 @@ def test(args: argparse.Namespace) -> None:
     with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5", args.skip_bad) as dataset:
         files = color_files(args, dataset) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)
+        require_separate(output_files(args, dataset), [*input_files(dataset, files), path])
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))
@@ -225,8 +246,8 @@ def test(args: argparse.Namespace) -> None:
         draw_pages(rows, f"{args.dataset}, {path.name}", folder, args.contact_sheet, args.report)
         print(format_table(args.dataset, {"FILM": mean_row(values)}))
         print(correlation_line(values))
-        if dataset.skipped:
-            print(f"skipped: {len(dataset.skipped)} bad pairs, named above; the averages exclude them")
+        if args.skip_bad and (line := list_skipped(folder / SKIPPED, dataset.skipped)):
+            print(f"{line}; the averages exclude them")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -260,3 +260,114 @@ def test_bad_pairs_are_left_out_on_request(tmp_path):
     done = run(*options, "--skip_bad")
     assert done.returncode == 2
     assert "Set_train.h5: not written, because no good pair is left" in done.stderr
+
+
+def test_each_kind_of_bad_pair_is_skipped_and_listed(tmp_path):
+    """An image that the list names but that does not exist, a missing feature, and a pair of two sizes."""
+    make_dataset(tmp_path, "IVF")
+    (tmp_path / "Image/IVF/Set/VI/1.png").unlink()
+    (tmp_path / "TextFeature/IVF/Set/2.npy").unlink()
+    cv2.imwrite(str(tmp_path / "Image/IVF/Set/VI/4.tif"), np.full((24, 80), [[*range(80)]], np.uint8))
+    options = ("--dataset", "Set", "--root", tmp_path, "--out", tmp_path, "--skip_bad")
+    done = run(*options)
+    assert done.returncode == 0, done.stderr
+    listed = tmp_path / "Set_train_skipped.txt"
+    assert f"skipped: 3 bad pairs, named above, listed in {listed}" in done.stdout
+    reasons = dict(line.split("\t") for line in listed.read_text().splitlines())
+    assert {name: reason.partition(": ")[2][:21] for name, reason in reasons.items()} == {
+        "1": "no such image, also w",
+        "2": "no such text feature;",
+        "4": "a pair of different s",
+    }
+    with H5Dataset(tmp_path / "Set_train.h5") as dataset:
+        assert dataset.names == ["3"]
+    # The smaller image of 4 can be resized; the list is written again.
+    done = run(*options, "--resize", "--size", "original")
+    assert done.returncode == 0, done.stderr
+    assert [line[:2] for line in listed.read_text().splitlines()] == ["1\t", "2\t"]
+    with H5Dataset(tmp_path / "Set_train.h5") as dataset:
+        assert dataset.names == ["3", "4"]
+        assert dataset[1].image_a.shape == dataset[1].image_b.shape == (1, 24, 80)
+
+
+def test_a_text_that_cannot_be_read_is_skipped(tmp_path):
+    """Texts are checked before an encoder is asked for, so no encoder is needed to see that none is left."""
+    make_dataset(tmp_path, "IVF")
+    for number, content in enumerate((b"\xff", b" ", b"\xe9t\xe9"), 1):
+        path = tmp_path / f"Text/IVF/Set/{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    done = run("--dataset", "Set", "--root", tmp_path, "--out", tmp_path, "--text_encoder", "bert", "--skip_bad")
+    assert done.returncode == 2
+    for reason in ("1.txt: is not UTF-8", "2.txt: is empty", "3.txt: is not UTF-8", "4.txt: no such text"):
+        assert reason in done.stderr
+    assert "error: no good pair is left of 4" in done.stderr
+
+
+def test_temperatures_are_stretched(tmp_path):
+    """Kelvin * 100 in A, 0.1 degrees with a sign in B; one range for each side over both pairs."""
+    for name, kelvin, degrees in (("1", (29000, 30000), (-100, 50)), ("2", (30000, 31000), (0, 100))):
+        for folder, values, dtype in (("a", kelvin, np.uint16), ("b", degrees, np.int16)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{name}.tif"), np.array([values], dtype))
+        (tmp_path / "TextFeature").mkdir(exist_ok=True)
+        np.save(tmp_path / "TextFeature" / f"{name}.npy", np.ones((1, 149, 768), np.float32))
+    folders = ("--dir_a", tmp_path / "a", "--dir_b", tmp_path / "b", "--dataset", "T", "--mode", "test")
+    done = run(*folders, "--out", tmp_path)
+    assert done.returncode == 2
+    assert "b/1.tif: holds int16 (values with a sign), which do not fit 8 bits; --stretch" in done.stderr
+    done = run(*folders, "--out", tmp_path, "--stretch")
+    assert done.returncode == 0, done.stderr
+    assert "image A: the values 29000..31000 of 2 images become 0..255" in done.stdout
+    assert "image B: the values -100..100 of 2 images become 0..255" in done.stdout
+    with H5Dataset(tmp_path / "T_test.h5") as dataset:
+        found = [np.round(image * 255).ravel().tolist() for s in dataset for image in (s.image_a, s.image_b)]
+    assert found == [[0, 128], [0, 191], [128, 255], [128, 255]]  # 127.5 to even, 0.75 * 255 = 191.25
+    done = run(*folders, "--out", tmp_path, "--percentiles", "0", "100")
+    assert done.returncode == 0, done.stderr
+    with H5Dataset(tmp_path / "T_test.h5") as dataset:
+        assert all(np.array_equal(image, [[[0, 1]]]) for s in dataset for image in (s.image_a, s.image_b))
+    assert "lower one first" in run(*folders, "--percentiles", "9", "1").stderr
+
+
+def test_the_h5_file_may_not_replace_an_input(tmp_path):
+    make_dataset(tmp_path, "IVF")
+    image = tmp_path / "Image/IVF/Set/IR/1.png"
+    before = image.read_bytes()
+    for link in (Path.symlink_to, Path.hardlink_to):
+        link(tmp_path / "Set_train.h5", image)
+        done = run("--dataset", "Set", "--root", tmp_path, "--out", tmp_path)
+        assert done.returncode == 2
+        assert f"Set_train.h5: would overwrite an input (the same file as {image})" in only_line(done.stderr)
+        assert (tmp_path / "Set_train.h5").samefile(image)
+        (tmp_path / "Set_train.h5").unlink()
+    assert image.read_bytes() == before
+
+
+def test_pairs_are_registered_and_those_that_do_not_fit_are_skipped(tmp_path):
+    """B of the first pair shows the scene 5 pixels to the right; the second pair shows two scenes.
+
+    5 of 128 columns are lost, and no row; 1.5 pixels of error are allowed on each side.
+    """
+    rng = np.random.default_rng(0)
+    scenes = [cv2.GaussianBlur(rng.integers(0, 256, (96, 128)).astype(np.uint8), (0, 0), 3) for _ in range(3)]
+    scenes = [cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX) for scene in scenes]
+    for name, a, b in (("1", scenes[0], np.roll(scenes[0], 5, 1)), ("2", *scenes[1:])):
+        for folder, image in (("a", a), ("b", b), ("TextFeature", None)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            if image is not None:
+                cv2.imwrite(str(tmp_path / folder / f"{name}.png"), image)
+        np.save(tmp_path / "TextFeature" / f"{name}.npy", np.ones((1, 149, 768), np.float32))
+    options = ("--dir_a", tmp_path / "a", "--dir_b", tmp_path / "b", "--dataset", "R", "--mode", "test")
+    done = run(*options, "--out", tmp_path, "--register")
+    assert done.returncode == 2
+    assert "a/2.png: cannot be registered with" in done.stderr
+    done = run(*options, "--out", tmp_path, "--register", "--skip_bad")
+    assert done.returncode == 0, done.stderr
+    assert "registered: 1 of 1 pairs moved by up to" in done.stdout
+    with H5Dataset(tmp_path / "R_test.h5") as dataset:
+        assert dataset.names == ["1"]
+        (height, width), shape_b = dataset[0].image_a.shape[1:], dataset[0].image_b.shape[1:]
+        assert (height, width) == shape_b
+        assert 93 <= height <= 96 and 120 <= width <= 126
+    assert (tmp_path / "R_test_skipped.txt").read_text().startswith("2\t")

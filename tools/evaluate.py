@@ -35,6 +35,7 @@ from utils.evaluation.evaluate import (
 from utils.evaluation.metrics import format_table
 from utils.runtime.cli import run_command
 from utils.runtime.errors import UserError
+from utils.runtime.files import require_separate
 
 
 def method_folder(text: str) -> tuple[str, Path]:
@@ -58,6 +59,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     folders.add_argument("--dir_b", type=Path, metavar="DIR", help="images B, with the same names")
     about = "the names to average over, one per line (default: all images of dir_a)"
     folders.add_argument("--list", type=Path, metavar="FILE", help=about)
+    folders.add_argument("--strict", action="store_true", help="an image of dir_b without a partner is an error")
     layout = parser.add_argument_group("or sources in the layout of VLFDataset/")
     layout.add_argument("--task", choices=tuple(TASKS), default="IVF", help="fusion task (default: IVF)")
     layout.add_argument("--dataset", help="data set; with --dir_a only the table's title (default: its parent)")
@@ -79,7 +81,8 @@ def sources_of(args: argparse.Namespace) -> tuple[str, dict[str, tuple[Path, Pat
         UserError: the options contradict each other, or sources are missing.
     """
     if args.dir_a and args.dir_b:
-        return args.dataset or args.dir_a.resolve().parent.name, find_sources(args.dir_a, args.dir_b, args.list)
+        title = args.dataset or args.dir_a.resolve().parent.name
+        return title, find_sources(args.dir_a, args.dir_b, args.list, args.strict)
     if args.dir_a or args.dir_b or args.list or not args.dataset:
         raise UserError("sources: either --dir_a and --dir_b (and --list), or --dataset (and --task, --mode, --root)")
     pairs = find_pairs(args.root, args.task, args.dataset, args.mode)
@@ -101,6 +104,9 @@ def evaluate(args: argparse.Namespace) -> None:
     if len(set(names)) < len(names):
         raise UserError("--fused: two methods of one name; each row of the table needs a different name")
     fused = {method: find_fused(folder, sources) for method, folder in args.fused}
+    inputs = [path for pair in sources.values() for path in pair]
+    inputs += [path for files in fused.values() for path in files.values()]
+    require_separate([path for path in (args.csv, args.json) if path], [*inputs, *([args.list] if args.list else [])])
 
     methods = {method: evaluate_files(files, sources, method) for method, files in fused.items()}
     if args.baselines:

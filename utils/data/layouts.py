@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
+import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.data.pairs import IMAGE_SUFFIXES
+from utils.data.pairs import is_data_folder, is_image
 from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
-from utils.runtime.files import is_leftover
 
 SPLITS = Path(__file__).resolve().parent / "splits"
 
@@ -77,7 +77,7 @@ class Found:
         dataset: the name of the data set.
         folder: the folder that may contain lists, <mode>.txt.
         pairs: name -> files.
-        unpaired: the number of images without a partner.
+        alone: the images without a partner.
         split: whether the pairs come from a folder train or test.
         test_list: as in `Layout`.
     """
@@ -86,7 +86,7 @@ class Found:
     dataset: str
     folder: Path
     pairs: dict[str, Candidate]
-    unpaired: int
+    alone: list[str]
     split: bool = False
     test_list: str | None = None
 
@@ -113,7 +113,8 @@ def detect(folder: Path, mode: str, task: str | None = None, dataset: str | None
         raise UserError(f"{folder}: {title} has no folder {mode} with pairs; it has {', '.join(modes)}")
     candidates = [Candidate(a[key], b[key], (folder / key.prefix, folder)) for key in keys]
     pairs = dict(zip(_names(keys), candidates, strict=True))
-    return Found(layout.task, title, folder, pairs, len(set(a) ^ set(b)), bool(modes), layout.test_list)
+    alone = [str(path) for side, other in ((a, b), (b, a)) for key in side if key not in other for path in side[key]]
+    return Found(layout.task, title, folder, pairs, alone, bool(modes), layout.test_list)
 
 
 class _Key(NamedTuple):
@@ -128,9 +129,12 @@ def _images(folder: Path) -> Iterator[Path]:
     """All images in `folder` and its subfolders. Links are followed, except those that form a cycle."""
     for parent, children, files in os.walk(folder, followlinks=True):
         above = Path(parent).resolve()
-        children[:] = [child for child in children if not above.is_relative_to(Path(parent, child).resolve())]
-        images = (file for file in files if Path(file).suffix.lower() in IMAGE_SUFFIXES and not is_leftover(file))
-        yield from (Path(parent, file) for file in images)
+        children[:] = [
+            child
+            for child in children
+            if is_data_folder(child) and not above.is_relative_to(Path(parent, child).resolve())
+        ]
+        yield from (Path(parent, file) for file in files if is_image(file))
 
 
 class _Fit(NamedTuple):
@@ -143,7 +147,7 @@ class _Fit(NamedTuple):
 
 def _fitting(folder: Path, paths: Iterable[Path], task: str | None, dataset: str | None) -> _Fit:
     """The layout of the images in `folder`."""
-    within = {path: path.relative_to(folder).with_suffix("").as_posix() for path in paths}
+    within = {path: unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix()) for path in paths}
     candidates: list[_Fit] = []
     explained: set[Path] = set()
     for layout in LAYOUTS:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.data.bad_pairs import BadPairs
+from utils.data.images import IMAGE_SUFFIXES, can_read
 from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
-from utils.runtime.files import is_leftover, require_inside, require_plain_name
+from utils.runtime.files import require_inside, require_plain_name
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 MODES = ("train", "test")
+NAMES_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Pair:
     feature: Path
 
 
-def find_pairs(root: Path, task: str, dataset: str, mode: str) -> list[Pair]:
+def find_pairs(root: Path, task: str, dataset: str, mode: str, bad: BadPairs | None = None) -> list[Pair]:
     """The pairs of a data set in the layout of VLFDataset, in the order of the list.
 
     Args:
@@ -33,16 +37,19 @@ def find_pairs(root: Path, task: str, dataset: str, mode: str) -> list[Pair]:
         task: a key of `TASKS`.
         dataset: the name of a folder of the task.
         mode: 'train' or 'test', the name of the list.
+        bad: collects the pairs whose files are missing or lead out of their folder.
 
     Raises:
-        UserError: the list or an image is missing, the list is bad, or a link leads out of its folder.
+        UserError: the list is missing or bad, or a pair is bad and not to be skipped.
     """
     base = root / "Image" / task / dataset
     folders = [ImageFolder(base / folder) for folder in TASKS[task].folders]
-    return [
-        pair_of(stem(listed), *(folder.find(listed) for folder in folders), root, task, dataset)
-        for listed in read_list(base / f"{mode}.txt")
-    ]
+    bad = bad or BadPairs()
+    pairs = []
+    for listed in read_list(base / f"{mode}.txt"):
+        with bad.guard(stem(listed)):
+            pairs.append(pair_of(stem(listed), *(folder.find(listed) for folder in folders), root, task, dataset))
+    return bad.good(pairs)
 
 
 def pair_of(
@@ -55,8 +62,8 @@ def pair_of(
     """
     files = []
     for kind, suffix in (("Text", ".txt"), ("TextFeature", ".npy")):
-        own = [require_inside(folder / kind / f"{name}{suffix}", folder) for folder in folders]
-        in_root = require_inside(root / kind / task / dataset / f"{name}{suffix}", root)
+        own = [require_inside(spelled(folder / kind / f"{name}{suffix}"), folder) for folder in folders]
+        in_root = require_inside(spelled(root / kind / task / dataset / f"{name}{suffix}"), root)
         files.append(next((path for path in own if path.is_file()), in_root))
     return Pair(name, image_a, image_b, *files)
 
@@ -79,9 +86,9 @@ def read_list(path: Path) -> list[str]:
     seen: set[str] = set()
     for name in names:
         require_plain_name(name, path)
-        if stem(name) in seen:
+        if key(name) in seen:
             raise UserError(f"{path}: duplicate name {name!r}")
-        seen.add(stem(name))
+        seen.add(key(name))
     return names
 
 
@@ -91,31 +98,62 @@ def stem(name: str) -> str:
     return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
 
 
+def key(name: str) -> str:
+    """What the names of a pair's images have in common: the stem in Unicode NFC (macOS stores accents as NFD)."""
+    return unicodedata.normalize("NFC", stem(name))
+
+
+def spelled(path: Path) -> Path:
+    """`path`, or if it does not exist the file whose name is its NFC or NFD form, if that exists."""
+    forms = (path.with_name(unicodedata.normalize(form, path.name)) for form in ("NFC", "NFD"))
+    return path if path.is_file() else next((form for form in forms if form.is_file()), path)
+
+
+def is_image(name: str) -> bool:
+    """Whether this is the name of an image; hidden files, such as macOS's ._x.jpg, are none."""
+    return not name.startswith(".") and Path(name).suffix.lower() in IMAGE_SUFFIXES
+
+
+def is_data_folder(name: str) -> bool:
+    """Whether a folder of this name may hold data; hidden folders and those of macOS's archives do not."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
 class ImageFolder:
-    """The images of a folder, by file name without suffix."""
+    """The images of a folder. `files` maps the `key` of names to the names; `kinds` says which other files it holds."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not folder.is_dir():
             raise UserError(f"{folder}: no such folder; expected the images of the pairs there")
         self.files: dict[str, list[str]] = {}
-        for path in folder.iterdir():
-            if path.suffix.lower() in IMAGE_SUFFIXES and not is_leftover(path.name):
-                self.files.setdefault(path.stem, []).append(path.name)
+        others = Counter[str]()
+        for path in sorted(folder.iterdir()):
+            if is_image(path.name):
+                self.files.setdefault(key(path.name), []).append(path.name)
+            elif not path.name.startswith(".") and path.is_file():
+                others[path.suffix.lower() or "no suffix"] += 1
+        kinds = ", ".join(f"{suffix} ({count})" for suffix, count in others.most_common(NAMES_SHOWN))
+        self.kinds = f", only other files: {kinds}" if kinds else ""
 
     def find(self, listed: str) -> Path:
-        """The image that a list names: exactly this file, else the one with another suffix.
+        """The image that a list names: exactly this file, else the one with another suffix or another Unicode form.
+
+        If there are several, those that this build of OpenCV does not read do not count.
 
         Raises:
             UserError: there is none, there are several, or it is a link that leads out of the folder.
         """
-        found = self.files.get(stem(listed), [])
+        found = self.files.get(key(listed), [])
         if listed in found:
             return require_inside(self.folder / listed, self.folder)
         if not found:
-            raise UserError(
-                f"{self.folder / listed}: no such image, also with any other suffix of {', '.join(IMAGE_SUFFIXES)}"
-            )
+            folded = key(listed).casefold()
+            other = next((names[0] for each, names in self.files.items() if each.casefold() == folded), None)
+            hint = f" ({other} differs in case)" if other else ""
+            raise UserError(f"{self.folder / listed}: no such image, also with any other suffix of an image{hint}")
+        if len(found) > 1:
+            found = [name for name in found if can_read(name)] or found
         if len(found) > 1:
             raise UserError(
                 f"{self.folder / listed}: no such image, but several with other suffixes: {', '.join(sorted(found))}"
@@ -123,14 +161,68 @@ class ImageFolder:
         return require_inside(self.folder / found[0], self.folder)
 
 
-def match_folders(dir_a: Path, dir_b: Path) -> dict[str, tuple[Path, Path]]:
-    """Images with the same name (ignoring suffixes) in two folders, in alphabetical order.
+@dataclass(frozen=True)
+class Matches:
+    """The images of two folders: pairs with the same `key`, by name, and those that have no partner.
+
+    Attributes:
+        pairs: name -> images A and B, in alphabetical order.
+        alone: the images without a partner, each with a remark if only the case differs from another.
+    """
+
+    pairs: dict[str, tuple[Path, Path]]
+    alone: list[str]
+
+
+def match_folders(dir_a: Path, dir_b: Path, strict: bool = False, bad: BadPairs | None = None) -> Matches:
+    """Match the images with the same name in two folders: ignoring suffixes, in any Unicode form.
+
+    Args:
+        dir_a, dir_b: the folders.
+        strict: images without a partner are an error.
+        bad: collects the pairs of which several files have the same name, or a link leads out of the folder.
 
     Raises:
-        UserError: a folder is missing, no name is in both, or several files have the same name.
+        UserError: a folder is missing, no name is in both, a pair is bad and not to be skipped, or with `strict` an
+            image has no partner.
     """
-    a, b = ImageFolder(dir_a), ImageFolder(dir_b)
-    names = sorted(set(a.files) & set(b.files))
+    folders = ImageFolder(dir_a), ImageFolder(dir_b)
+    alone = unmatched(*folders)
+    names = sorted(set(folders[0].files) & set(folders[1].files))
     if not names:
-        raise UserError(f"{dir_a}: no image has a partner of the same name in {dir_b}")
-    return {name: (a.find(name), b.find(name)) for name in names}
+        empty = [f"{folder.folder} holds no image{folder.kinds}" for folder in folders if not folder.files]
+        why = " and ".join(empty) or left_out(alone)
+        raise UserError(f"{dir_a}: no image has a partner of the same name in {dir_b}: {why}")
+    require_partners(alone, strict)
+    bad = bad or BadPairs()
+    pairs = {}
+    for name in names:
+        # A name is spelled as in the first folder.
+        listed = stem(folders[0].files[name][0])
+        with bad.guard(listed):
+            pairs[listed] = folders[0].find(name), folders[1].find(name)
+    return Matches(pairs, alone)
+
+
+def unmatched(a: ImageFolder, b: ImageFolder) -> list[str]:
+    """The images of two folders without a partner in the other, each with a remark if only the case differs."""
+    alone = []
+    for folder, other in ((a, b), (b, a)):
+        folded = {name.casefold(): names[0] for name, names in other.files.items()}
+        for name in sorted(set(folder.files) - set(other.files)):
+            near = folded.get(name.casefold())
+            remark = f" (only the case differs from {other.folder / near})" if near else ""
+            alone += [f"{folder.folder / file}{remark}" for file in folder.files[name]]
+    return alone
+
+
+def require_partners(alone: Sequence[str], strict: bool) -> None:
+    """Raise `UserError` if `strict` and there are images without a partner."""
+    if alone and strict:
+        raise UserError(f"--strict: {left_out(alone)}")
+
+
+def left_out(alone: Sequence[str]) -> str:
+    """A line that counts the images without a partner and names the first few; empty if there are none."""
+    shown = ", ".join(alone[:NAMES_SHOWN]) + (", ..." if alone[NAMES_SHOWN:] else "")
+    return f"{len(alone)} images without a partner left out: {shown}" if alone else ""

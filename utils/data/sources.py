@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.data.bad_pairs import BadPairs
+from utils.data.images import ImageReader
 from utils.data.layouts import SPLITS, Candidate, Found, detect
-from utils.data.pairs import ImageFolder, Pair, find_pairs, match_folders, pair_of, read_list, stem
+from utils.data.pairs import (
+    Pair,
+    find_pairs,
+    key,
+    left_out,
+    match_folders,
+    pair_of,
+    read_list,
+    require_partners,
+    stem,
+)
 from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_inside
@@ -36,9 +49,52 @@ def add_source_options(parser: argparse.ArgumentParser, title: str = "where the 
     add(
         "--list", type=Path, metavar="FILE", help="with --raw or --dir_a: a list of the pairs to use, one name per line"
     )
+    add("--strict", action="store_true", help="with --raw or --dir_a: an image without a partner is an error")
 
 
-def find_source(args: argparse.Namespace, mode: str) -> Selection:
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `image_reader`, and --resize."""
+    add = parser.add_argument
+    add(
+        "--stretch",
+        action="store_true",
+        help="scale values that are not 8-bit, such as temperatures: the lowest and highest of all images A become 0 "
+        "and 255, and those of all images B (default: the upper 8 bits of 16, as the official code reads them)",
+    )
+    add(
+        "--percentiles",
+        type=percentile,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="stretch each image by itself, between these two percentiles, such as 1 99",
+    )
+    add("--resize", action="store_true", help="resize the smaller image of a pair to the size of the larger")
+
+
+def percentile(text: str) -> float:
+    """A number in 0..100."""
+    value = float(text)
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError(f"{text}: must be in 0..100")
+    return value
+
+
+def image_reader(args: argparse.Namespace, pairs: Sequence[Pair]) -> ImageReader:
+    """The reader that the options of `add_reading_options` ask for; with --stretch, the ranges of `pairs` are printed.
+
+    Raises:
+        UserError: --percentiles are in the wrong order.
+    """
+    if args.percentiles and args.percentiles[0] >= args.percentiles[1]:
+        raise UserError("--percentiles: expected the lower one first")
+    reader = ImageReader(args.stretch, args.percentiles)
+    for side in "ab":
+        if line := reader.measure([getattr(pair, f"image_{side}") for pair in pairs], f"image {side.upper()}"):
+            print(line)
+    return reader
+
+
+def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None) -> Selection:
     """The pairs that the options of a script select.
 
     For a downloaded data set or two folders, the first of these that exists: the pairs of --list; those of the data
@@ -50,55 +106,58 @@ def find_source(args: argparse.Namespace, mode: str) -> Selection:
         args: the options of `add_source_options`, and task and dataset. If these two are None, the layout decides; for
             two folders the data set is named after the parent of --dir_a; the defaults are IVF and MSRS.
         mode: 'train' or 'test'.
+        bad: collects the pairs of which an image is missing, ambiguous, or a link that leads out of its folder.
 
     Raises:
         UserError: options contradict each other; a folder, list or image is missing; no layout or several layouts fit;
-            or two images belong to the same side of a pair.
+            two images belong to the same side of a pair; or with --strict, an image has no partner.
     """
+    bad = bad or BadPairs()
     if (args.dir_a is None) != (args.dir_b is None) or (args.raw and args.dir_a):
         raise UserError("images: either --raw, or both --dir_a and --dir_b, or neither")
     if args.raw:
         found = detect(args.raw, mode, args.task, args.dataset)
     elif args.dir_a:
-        found = _two_folders(args.dir_a, args.dir_b, args.task, args.dataset)
+        found = _two_folders(args.dir_a, args.dir_b, args.task, args.dataset, bad)
     elif args.list:
         raise UserError("--list: use it with --raw, or with --dir_a and --dir_b; VLFDataset has its own lists")
     else:
         task, dataset = args.task or DEFAULT_TASK, args.dataset or DEFAULT_DATASET
-        pairs = find_pairs(args.root, task, dataset, mode)
+        pairs = find_pairs(args.root, task, dataset, mode, bad)
         folder = args.root / "Image" / task / dataset
         return Selection(task, dataset, pairs, f"{folder}: {len(pairs)} pairs of {mode}.txt")
 
-    names, how = _choose(found, mode, args.list)
+    require_partners(found.alone, args.strict)
+    names, how = _choose(found, mode, args.list, bad)
     pairs = []
     for name in names:
-        a, b, text_folders = found.pairs[name]
-        images = [require_inside(_only(paths, name), found.folder) for paths in (a, b)]
-        pairs.append(pair_of(name, *images, args.root, found.task, found.dataset, text_folders))
+        with bad.guard(name):
+            a, b, text_folders = found.pairs[name]
+            images = [require_inside(_only(paths, name), found.folder) for paths in (a, b)]
+            pairs.append(pair_of(name, *images, args.root, found.task, found.dataset, text_folders))
+    pairs = bad.good(pairs)
     title = f"{args.raw or f'{args.dir_a} and {args.dir_b}'}: {found.dataset}, {TASKS[found.task].title}"
     if args.raw:
         a, b = (path.relative_to(args.raw) for path in (pairs[0].image_a, pairs[0].image_b))
         title += f": A {a}, B {b}, ..."
-    unpaired = f"; {found.unpaired} images without a partner left out" if found.unpaired else ""
     texts, features = (sum(getattr(pair, kind).is_file() for pair in pairs) for kind in ("text", "feature"))
     lines = (
         title,
-        f"{mode}: {len(pairs)} pairs ({how}){unpaired}",
+        f"{mode}: {len(pairs)} pairs ({how})" + (f"; {left_out(found.alone)}" if found.alone else ""),
         f"texts: {texts} paragraphs, {features} ready features",
     )
     return Selection(found.task, found.dataset, pairs, "\n".join(lines))
 
 
-def _two_folders(dir_a: Path, dir_b: Path, task: str | None, dataset: str | None) -> Found:
+def _two_folders(dir_a: Path, dir_b: Path, task: str | None, dataset: str | None, bad: BadPairs) -> Found:
     """The pairs of two folders: images with the same name. The data set is named after the parent of `dir_a`."""
-    images = match_folders(dir_a, dir_b)
+    matches = match_folders(dir_a, dir_b, bad=bad)
     base = dir_a.resolve().parent
-    pairs = {name: Candidate([a], [b], (base,)) for name, (a, b) in images.items()}
-    unpaired = sum(len(ImageFolder(folder).files) - len(images) for folder in (dir_a, dir_b))
-    return Found(task or DEFAULT_TASK, dataset or base.name, base, pairs, unpaired)
+    pairs = {name: Candidate([a], [b], (base,)) for name, (a, b) in matches.pairs.items()}
+    return Found(task or DEFAULT_TASK, dataset or base.name, base, pairs, matches.alone)
 
 
-def _choose(found: Found, mode: str, list_path: Path | None) -> tuple[list[str], str]:
+def _choose(found: Found, mode: str, list_path: Path | None, bad: BadPairs) -> tuple[list[str], str]:
     """The names of the pairs for `mode`, and how they were selected."""
     names, own_list = list(found.pairs), found.folder / f"{mode}.txt"
     if not list_path and found.split:
@@ -106,13 +165,17 @@ def _choose(found: Found, mode: str, list_path: Path | None) -> tuple[list[str],
     if not list_path and own_list.is_file():
         list_path = own_list
     if list_path:
-        listed = [stem(name) for name in read_list(list_path)]
+        # Names as the images spell them, which may be in another Unicode form.
+        known = {key(name): name for name in names}
+        listed = [known.get(key(name), stem(name)) for name in read_list(list_path)]
         if missing := [name for name in listed if name not in found.pairs]:
             shown = ", ".join(missing[:NAMES_SHOWN])
-            raise UserError(
-                f"{list_path}: {len(missing)} of {len(listed)} names have no pair in {found.folder}: {shown}"
-            )
-        return listed, str(list_path)
+            problem = f"{list_path}: {len(missing)} of {len(listed)} names have no pair in {found.folder}: {shown}"
+            if not bad.skip:
+                raise UserError(problem)
+            for name in set(missing) - set(bad.reasons):
+                bad.add(name, f"{list_path}: {name!r} has no pair in {found.folder}")
+        return [name for name in listed if name in found.pairs], str(list_path)
     if found.test_list:
         tested = {stem(name) for name in read_list(SPLITS / found.test_list)}
         chosen = [name for name in names if (name in tested) == (mode == "test")]

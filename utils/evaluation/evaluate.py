@@ -13,8 +13,8 @@ from statistics import fmean
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.images import read_gray, require_one_size
-from utils.data.pairs import ImageFolder, read_list, stem
+from utils.data.images import ImageReader, read_gray, require_one_size
+from utils.data.pairs import ImageFolder, key, left_out, read_list, require_partners, stem, unmatched
 from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
@@ -47,17 +47,25 @@ def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: 
     return metrics | correlate(fused, image_a, image_b)._asdict()
 
 
-def find_sources(dir_a: Path, dir_b: Path, list_path: Path | None = None) -> dict[str, tuple[Path, Path]]:
+def find_sources(
+    dir_a: Path, dir_b: Path, list_path: Path | None = None, strict: bool = False
+) -> dict[str, tuple[Path, Path]]:
     """The files of A and B by name, in the order of the list; without a list, of all images in `dir_a`.
+
+    Images of `dir_b` that are left out are named in a warning, or with `strict` are an error.
 
     Raises:
         UserError: a folder, the list or an image is missing, or `dir_a` holds no image.
     """
     folder_a, folder_b = ImageFolder(dir_a), ImageFolder(dir_b)
-    listed = read_list(list_path) if list_path else sorted(folder_a.files)
+    listed = read_list(list_path) if list_path else [names[0] for _, names in sorted(folder_a.files.items())]
     if not listed:
         raise UserError(f"{dir_a}: holds no image")
-    return {stem(name): (folder_a.find(name), folder_b.find(name)) for name in listed}
+    sources = {stem(name): (folder_a.find(name), folder_b.find(name)) for name in listed}
+    if not list_path and (alone := unmatched(folder_a, folder_b)):
+        require_partners(alone, strict)
+        logger.warning(left_out(alone))
+    return sources
 
 
 def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
@@ -70,12 +78,12 @@ def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
     """
     names = list(names)
     images = ImageFolder(folder)
-    if missing := [name for name in names if name not in images.files]:
+    if missing := [name for name in names if key(name) not in images.files]:
         raise UserError(
             f"{folder}: {len(missing)} of {len(names)} fused images are missing: {_some(missing)}; "
             "add them, or evaluate a list without them"
         )
-    if extra := sorted(set(images.files) - set(names)):
+    if extra := sorted(set(images.files) - set(map(key, names))):
         logger.warning("%s: %d images not in the list, left out: %s", folder, len(extra), _some(extra))
     return {name: images.find(f"{name}.png") for name in names}
 
@@ -88,11 +96,15 @@ def evaluate_files(
     Raises:
         UserError: an image cannot be read, differs in size from its sources, or is too small.
     """
+    reader = ImageReader()
 
     def measure_one(name: str) -> Values:
-        return measure(fused[name], read_gray(fused[name]), *map(read_gray, sources[name]))
+        return measure(fused[name], reader.gray(fused[name]), *map(reader.gray, sources[name]))
 
-    return _measure_all(measure_one, sources, label)
+    rows = _measure_all(measure_one, sources, label)
+    for line in reader.report():
+        logger.warning(line)
+    return rows
 
 
 def evaluate_method(

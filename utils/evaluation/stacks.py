@@ -11,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.color import colorize, luma
-from utils.data.images import read_bgr, require_one_size, stretch_to_uint8, write_png
-from utils.data.pairs import ImageFolder, Pair, pair_of
+from utils.data.images import ImageReader, NeedsStretch, require_one_size, stretch_to_uint8, write_png
+from utils.data.pairs import ImageFolder, Pair, is_data_folder, pair_of, stem
 from utils.runtime.errors import UserError
+from utils.runtime.files import require_inside
 
 TIFF = (".tif", ".tiff")
 TASKS = ("MEF", "MFF")
@@ -31,6 +32,7 @@ class Stack:
         paths: its images, or one TIFF file whose pages they are.
         gray, rgb: the output files.
         sort: fuse from the brightest image to the darkest, as the network for MEF was trained; else as they are listed.
+        reader: reads its images in 8 bits, as the official code does.
     """
 
     pair: Pair
@@ -38,6 +40,7 @@ class Stack:
     gray: Path
     rgb: Path
     sort: bool
+    reader: ImageReader
 
     def write(self, fuse: Fuse, color: bool) -> list[Path]:
         """Fuse the stack and write the gray image, and with `color` the colour image; returns the paths.
@@ -56,7 +59,11 @@ class Stack:
 
     def read(self) -> list[np.ndarray]:
         """The images in the order in which they are fused, uint8 (H, W, 3), BGR."""
-        images = read_pages(self.paths[0]) if len(self.paths) == 1 else [read_bgr(path) for path in self.paths]
+        images = (
+            read_pages(self.paths[0])
+            if len(self.paths) == 1
+            else [read_8_bit(path, self.reader) for path in self.paths]
+        )
         for image, path in zip(images, self.paths, strict=False):
             require_one_size(images[0], image, self.paths[0], path)
         return sorted(images, key=np.mean, reverse=True) if self.sort else images
@@ -70,13 +77,25 @@ def fold(images: Sequence[np.ndarray], fuse: Fuse) -> np.ndarray:
     return fused
 
 
+def read_8_bit(path: Path, reader: ImageReader) -> np.ndarray:
+    """An image, uint8 (H, W, 3), BGR.
+
+    Raises:
+        UserError: it cannot be read, or the official code cannot read its type.
+    """
+    try:
+        return reader.bgr(path)
+    except NeedsStretch as error:
+        raise UserError(f"{path}: stacks need 8 bits, or 16 without a sign; save it so") from error
+
+
 def read_pages(path: Path) -> list[np.ndarray]:
     """The pages of a TIFF file, uint8 (H, W, 3), BGR.
 
     Raises:
         UserError: it cannot be decoded, has one page only, or its pages differ in size.
     """
-    read_bgr(path)  # Refuses a missing or damaged file.
+    read_8_bit(path, ImageReader())  # Refuses a bad file.
     pages = cv2.imdecodemulti(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)[1]
     if len(pages) < 2:
         raise UserError(f"{path}: has one page; expected a stack of several, or two images")
@@ -85,7 +104,7 @@ def read_pages(path: Path) -> list[np.ndarray]:
     return list(pages)
 
 
-def find_stacks(given: Sequence[Path], out: Path | None, task: str) -> list[Stack]:
+def find_stacks(given: Sequence[Path], out: Path | None, task: str, reader: ImageReader | None = None) -> list[Stack]:
     """The stacks that the arguments of fuse.py name; none if they name two images or two folders.
 
     Three or more images are a stack, as is one multi-page TIFF file or one folder of images (in the order of their
@@ -95,9 +114,10 @@ def find_stacks(given: Sequence[Path], out: Path | None, task: str) -> list[Stac
         given: the arguments.
         out: the .png file of one stack (default: <its name>_fused.png), or the folder of several (default: fused).
         task: MEF or MFF.
+        reader: reads the images, in the official reading.
 
     Raises:
-        UserError: another task, no stack, or `out` does not fit or names an image of the stack.
+        UserError: another task, no stack, or `out` does not fit.
     """
     if len(given) == 2:
         return []
@@ -105,41 +125,42 @@ def find_stacks(given: Sequence[Path], out: Path | None, task: str) -> list[Stac
         raise UserError(
             f"{given[0]}: expected two images or two folders; one, or more than two, are a stack: --task MEF or MFF"
         )
+    if len(given) > 1 and (folders := [path for path in given if path.is_dir()]):
+        raise UserError(f"{folders[0]}: is a folder; expected images, or one folder alone")
+    reader = reader or ImageReader()
     members = _members(given[0]) if len(given) == 1 and given[0].is_dir() else []
     if members:
         out = out or Path("fused")
-        return [_stack(path, (path,), out / "Gray" / f"{path.stem}.png", out / "RGB", task) for path in members]
+        return [
+            _stack((path,), *(out / kind / f"{stem(path.name)}.png" for kind in ("Gray", "RGB")), task, reader)
+            for path in members
+        ]
     out = out or Path(f"{given[0].stem}_fused.png")
     if out.suffix.lower() != ".png" or out.is_dir():
         raise UserError(f"{out}: expected the name of a .png file")
-    return [_stack(given[0], tuple(given), out, out.with_name(f"{out.stem}_RGB.png"), task)]
+    return [_stack(tuple(given), out, out.with_name(f"{out.stem}_RGB.png"), task, reader)]
 
 
 def _members(folder: Path) -> list[Path]:
     """The folders of images in a folder, in the order of their names."""
-    return [path for path in sorted(folder.iterdir()) if path.is_dir() and ImageFolder(path).files]
+    return [
+        path
+        for path in sorted(folder.iterdir())
+        if path.is_dir() and is_data_folder(path.name) and ImageFolder(path).files
+    ]
 
 
-def _stack(path: Path, paths: tuple[Path, ...], gray: Path, rgb: Path, task: str) -> Stack:
+def _stack(paths: tuple[Path, ...], gray: Path, rgb: Path, task: str, reader: ImageReader) -> Stack:
+    path = paths[0]
     if path.is_dir():
         files = ImageFolder(path)
-        paths = tuple(path / name for names in sorted(files.files.values()) for name in sorted(names))
+        names = [name for names in sorted(files.files.values()) for name in sorted(names)]
+        paths = tuple(require_inside(path / name, path) for name in names)
     if not paths:
         raise UserError(f"{path}: holds no images; expected a stack, or folders of stacks")
     if len(paths) == 1 and paths[0].suffix.lower() not in TIFF:
         raise UserError(f"{paths[0]}: is one image; expected two or more, or a TIFF file of several pages")
-    if rgb.suffix != ".png":
-        rgb = rgb / gray.name
-    for output in (gray, rgb):
-        require_other_file(output, paths)
     home = path.resolve().parent
     folders = (home, home.parent)
-    pair = pair_of(path.stem, paths[0], paths[-1], Path("VLFDataset"), task, home.name, folders)
-    return Stack(pair, paths, gray, rgb, sort=task == "MEF")
-
-
-def require_other_file(output: Path, inputs: Sequence[Path]) -> None:
-    """Raise `UserError` if the file `output` is one of `inputs`, also by another name or through a link."""
-    for path in inputs:
-        if output.exists() and path.exists() and output.samefile(path):
-            raise UserError(f"{output}: is also an input, {path}; choose another name with -o")
+    pair = pair_of(stem(path.name), paths[0], paths[-1], Path("VLFDataset"), task, home.name, folders)
+    return Stack(pair, paths, gray, rgb, task == "MEF", reader)

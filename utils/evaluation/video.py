@@ -17,7 +17,7 @@ from tqdm import tqdm
 from utils.data.color import colorize, luma
 from utils.data.images import require_one_size
 from utils.data.pairs import Pair, pair_of
-from utils.evaluation.stacks import Fuse, require_other_file
+from utils.evaluation.stacks import Fuse
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.training.stop import StopRequest
@@ -37,6 +37,11 @@ class Film:
     pair: Pair
     gray: Path
     rgb: Path
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """The films that are read."""
+        return self.pair.image_a, self.pair.image_b
 
     def write(self, fuse: Fuse, color: bool) -> list[Path]:
         """Fuse the films and write the gray film, and with `color` the colour film; returns the paths.
@@ -171,7 +176,7 @@ def find_films(given: list[Path], out: Path | None, task: str) -> list[Film]:
         task: a key of `TASKS`.
 
     Raises:
-        UserError: not exactly two films, or `out` is no film that can be written, or is an input.
+        UserError: not exactly two films, or `out` is no film that can be written.
     """
     films = [path for path in given if path.suffix.lower() in FILMS]
     if not films:
@@ -182,8 +187,6 @@ def find_films(given: list[Path], out: Path | None, task: str) -> list[Film]:
     if out.suffix.lower() not in CODECS or out.is_dir():
         raise UserError(f"{out}: expected the name of a film: {', '.join(CODECS)}")
     rgb = out.with_name(f"{out.stem}_RGB{out.suffix}")
-    for output in (out, rgb):
-        require_other_file(output, given)
     require_same_kind(*map(_Reader, given))
     home = given[0].resolve().parent
     pair = pair_of(given[0].stem, *given, Path("VLFDataset"), task, home.name, (home, home.parent))

@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -117,6 +117,44 @@ def require_inside(path: Path, folder: Path) -> Path:
                 f"{path}: is a link that leads out of its folder; copy the file, or link the complete folder"
             )
     return path
+
+
+def require_separate(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raise `UserError` if an output names an input or another output: through links, `..`, or another case.
+
+    Call it before anything is written. Names are compared by the file that they lead to, where it exists.
+    """
+    files: dict[tuple[int, int], Path] = {}
+    for path in inputs:
+        with suppress(OSError, ValueError):  # no such file, or a name that none can have
+            files[_identity(path)] = path
+    places: dict[str, Path] = {}
+    for path in outputs:
+        with suppress(OSError):
+            if same := files.get(_identity(path)):
+                also = "" if same == path else f" (the same file as {same})"
+                raise UserError(f"{path}: would overwrite an input{also}; name another output")
+        place = os.path.realpath(path)
+        place = unicodedata.normalize("NFC", place).casefold() if _ignores_case(path.parent) else place
+        if place in places:
+            raise UserError(f"{path}: the same file as another output, {places[place]}; name another output")
+        places[place] = path
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
+@cache
+def _ignores_case(folder: Path) -> bool:
+    """Whether the file system of `folder`, or of the nearest folder above that exists, ignores case."""
+    folder = Path(os.path.realpath(folder))
+    for place in (folder, *folder.parents):
+        other = place.with_name(place.name.swapcase()) if place.name else place
+        if place.exists() and other != place:
+            return other.exists() and other.samefile(place)
+    return False
 
 
 def umask() -> int:

@@ -13,10 +13,11 @@ from utils.data.pairs import Pair
 from utils.data.stored import STORED_SHAPE, from_stored, to_stored
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
-from utils.text.encoder import TOKENS, TextEncoder
+from utils.text.encoder import TOKENS, WIDTH, TextEncoder
 from utils.text.features import FeatureFiles, read_paragraph
 
 NAMES_SHOWN = 5
+MULTILINGUAL = "bert-base-multilingual-cased"
 
 
 def text_features(encoder: str, pairs: Sequence[Pair], default: str = "bert") -> FeatureFiles | EncodedText:
@@ -59,6 +60,10 @@ class EncodedText:
         folder = Path(self._encoder.source).expanduser()
         return str(folder.resolve()) if folder.is_dir() else self._encoder.source, self._encoder.fingerprint
 
+    def check(self, pair: Pair) -> None:
+        """Raise `UserError` if the paragraph of a pair is missing, empty or not UTF-8."""
+        read_paragraph(pair.text)
+
     def prepare(self, pairs: Sequence[Pair]) -> str:
         """Encode the paragraphs of these pairs that are not in the cache; returns a report of a few lines.
 
@@ -95,9 +100,14 @@ class EncodedText:
             f"text features: {len(texts)} texts by {encoder.source}, {len(missing)} encoded, "
             f"{len(set(paths)) - len(missing)} from {folder}"
         ]
-        if cut := [(name, length) for name, length in zip(texts, tokens.lengths, strict=True) if length > TOKENS]:
-            names = ", ".join(f"{name} ({length} tokens)" for name, length in cut[:NAMES_SHOWN])
-            report.append(f"cut to {TOKENS} tokens: {len(cut)} texts: {names}" + (", ..." if cut[NAMES_SHOWN:] else ""))
+        lengths, unknown = (dict(zip(texts, counts, strict=True)) for counts in (tokens.lengths, tokens.unknown))
+        if cut := [f"{name} ({length} tokens)" for name, length in lengths.items() if length > TOKENS]:
+            report.append(f"cut to {TOKENS} tokens: {_first(cut)}")
+        if strange := [f"{name} ({count} of {lengths[name]} tokens)" for name, count in unknown.items() if count]:
+            report.append(
+                f"words that this encoder does not know: {_first(strange)}; translate them into English, or name a "
+                f"multilingual encoder of width {WIDTH} that the weights were trained with, such as {MULTILINGUAL}"
+            )
         return "\n".join(report)
 
     def feature_of(self, name: str) -> np.ndarray:
@@ -108,6 +118,12 @@ class EncodedText:
                 f"{self._entries[name]}: has disappeared from the cache of text features; run the command again"
             )
         return feature
+
+
+def _first(texts: Sequence[str]) -> str:
+    """The number of texts, and the first few of them."""
+    more = ", ..." if texts[NAMES_SHOWN:] else ""
+    return f"{len(texts)} texts: {', '.join(texts[:NAMES_SHOWN])}{more}"
 
 
 def _read_entry(path: Path) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from utils.data.bad_pairs import BadPairs
 from utils.data.images import read_bgr
 from utils.data.pairs import Pair
 from utils.data.tasks import TASKS
@@ -60,26 +61,42 @@ def compose(task: str, captions: Sequence[str]) -> str:
     )
 
 
-def write_captions(pairs: Sequence[Pair], task: str, captioner: Callable[[], Captioner]) -> list[Path]:
+def write_captions(
+    pairs: Sequence[Pair],
+    task: str,
+    captioner: Callable[[], Captioner],
+    read: Callable[[Path], np.ndarray] = read_bgr,
+    bad: BadPairs | None = None,
+) -> list[Path]:
     """Write a paragraph for each pair that has no text file; existing files are not changed.
 
     Args:
         pairs: the pairs of one task.
         task: a key of `TASKS`.
         captioner: returns the captioner; called only if there is a paragraph to write.
+        read: reads an image, uint8 (H, W, 3), BGR.
+        bad: collects the pairs of which an image cannot be read.
 
     Returns:
         The files written.
 
     Raises:
-        UserError: an image cannot be read, the captioner is unavailable, or a file cannot be written.
+        UserError: an image cannot be read and its pair is not to be skipped, the captioner is unavailable, or a file
+            cannot be written.
     """
     missing = [pair for pair in pairs if not pair.text.exists()]
     if not missing:
         return []
     describe = captioner()
+    bad = bad or BadPairs()
+    written = []
     for pair in tqdm(missing, desc="captions", unit="pair"):
-        paragraph = compose(task, describe([read_bgr(pair.image_a), read_bgr(pair.image_b)]))
+        with bad.guard(pair.name):
+            images = [read(pair.image_a), read(pair.image_b)]
+        if pair.name in bad.reasons:
+            continue
+        paragraph = compose(task, describe(images))
         with atomic_path(pair.text) as temporary:
             temporary.write_text(f"{paragraph}\n", encoding="utf-8")
-    return [pair.text for pair in missing]
+        written.append(pair.text)
+    return written

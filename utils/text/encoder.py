@@ -75,10 +75,12 @@ OTHERS = FAMILIES["bert"]
 
 def quiet_transformers() -> ModuleType:
     """The module transformers, with warnings switched off; progress bars of downloads still show."""
-    import huggingface_hub
+    import torch  # noqa: F401 - if it is missing, say so before transformers prints a warning and asks the hub
     import transformers
 
     transformers.utils.logging.set_verbosity_error()
+    import huggingface_hub  # comes with transformers
+
     huggingface_hub.utils.logging.set_verbosity_error()
     return transformers
 
@@ -158,15 +160,18 @@ class Tokens:
         ids: token ids, int64 (n, 149).
         mask: int64 (n, 149), 1 for tokens, 0 for padding.
         lengths: the number of tokens of each text before truncation.
+        unknown: how many of these stand for words that the encoder does not know.
     """
 
     ids: np.ndarray
     mask: np.ndarray
     lengths: list[int]
+    unknown: list[int]
 
     def __getitem__(self, rows: Sequence[int]) -> Tokens:
         rows = list(rows)
-        return Tokens(self.ids[rows], self.mask[rows], [self.lengths[row] for row in rows])
+        counts = ([counts[row] for row in rows] for counts in (self.lengths, self.unknown))
+        return Tokens(self.ids[rows], self.mask[rows], *counts)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -213,14 +218,17 @@ class TextEncoder:
             UserError: the tokenizer does not fit the weights.
         """
         texts = list(texts)
-        lengths = [len(ids) for ids in self._tokenizer(texts, verbose=False)["input_ids"]]
+        complete = self._tokenizer(texts, verbose=False)["input_ids"]
+        # Some tokenizers know all characters, and name as unknown the token that also ends a text.
+        ends = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
+        unknown = None if self._tokenizer.unk_token_id in ends else self._tokenizer.unk_token_id
         tokens = self._tokenizer(texts, padding="max_length", max_length=TOKENS, truncation=True, return_tensors="np")
         ids, mask = (tokens[key].astype(np.int64) for key in ("input_ids", "attention_mask"))
         words = self._model.get_input_embeddings().num_embeddings
         if ids.max() >= words:
             problem = f"its tokenizer uses token {ids.max()}, but its weights have only {words} tokens"
             raise UserError(f"{self.source}: {problem}; use the tokenizer of these weights")
-        return Tokens(ids, mask, lengths)
+        return Tokens(ids, mask, [len(row) for row in complete], [row.count(unknown) for row in complete])
 
     def encode(self, tokens: Tokens) -> Iterator[np.ndarray]:
         """The last hidden state of each text, float32 (149, 768), in order (film.md, section 4).

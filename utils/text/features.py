@@ -19,6 +19,11 @@ class FeatureFiles:
 
     encoder = ("", "")
 
+    def check(self, pair: Pair) -> None:
+        """Raise `UserError` if the feature file of a pair is missing; its content is checked by `feature`."""
+        if not pair.feature.is_file():
+            raise UserError(f"{pair.feature}: no such text feature; {EXPECTED}")
+
     def prepare(self, pairs: Sequence[Pair]) -> str:
         """Return a report of one line, or raise `UserError` if a feature file is missing."""
         if missing := [pair.feature for pair in pairs if not pair.feature.is_file()]:

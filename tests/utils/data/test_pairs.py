@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from utils.data.pairs import find_pairs, read_list
+from utils.data.bad_pairs import BadPairs, list_skipped
+from utils.data.images import IMAGE_SUFFIXES, can_read
+from utils.data.pairs import find_pairs, left_out, match_folders, read_list
 from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
 
@@ -88,3 +90,92 @@ def test_a_link_out_of_the_data_is_refused(tmp_path, link):
     (root / link).symlink_to(tmp_path / "secret")
     with pytest.raises(UserError, match=f"{link}: is a link that leads out of its folder"):
         find_pairs(root, "IVF", "Set", "train")
+
+
+def touch(folder: Path, *names: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).write_bytes(b"")
+    return folder
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"  # é, and e with a combining accent, as macOS stores it
+
+
+def test_names_match_in_any_unicode_form_and_hidden_files_are_no_images(tmp_path):
+    a = touch(tmp_path / "a", f"{NFD}.png", "x.jpg", "._x.jpg", "._y.png", ".DS_Store", "notes.txt")
+    b = touch(tmp_path / "b", f"{NFC}.jpg", "x.png", "._x.png", "._y.jpg")
+    matches = match_folders(a, b, strict=True)
+    assert matches.pairs == {
+        NFD: (a / f"{NFD}.png", b / f"{NFC}.jpg"),
+        "x": (a / "x.jpg", b / "x.png"),
+    }
+    assert matches.alone == []
+
+
+def test_a_list_in_another_unicode_form_finds_image_text_and_feature(tmp_path):
+    make(tmp_path, f"{NFC}.png\n", {"IR": [f"{NFD}.png"], "VI": [f"{NFC}.png"]})
+    text = touch(tmp_path / "Text/IVF/Set", f"{NFD}.txt") / f"{NFD}.txt"
+    (pair,) = find_pairs(tmp_path, "IVF", "Set", "train")
+    assert (pair.image_a.name, pair.image_b.name, pair.text) == (f"{NFD}.png", f"{NFC}.png", text)
+    (tmp_path / "list.txt").write_text(f"{NFC}.png\n{NFD}.png\n", encoding="utf-8")
+    with pytest.raises(UserError, match="duplicate name"):
+        read_list(tmp_path / "list.txt")
+
+
+def test_images_without_a_partner_are_counted_named_and_refused_on_request(tmp_path):
+    a = touch(tmp_path / "a", "both.png", "Case.PNG", "copy (1).png", "copy (2).png")
+    b = touch(tmp_path / "b", "both.png", "case.png")
+    matches = match_folders(a, b)
+    assert list(matches.pairs) == ["both"]
+    line = (
+        f"4 images without a partner left out: {a}/Case.PNG (only the case differs from {b}/case.png), "
+        f"{a}/copy (1).png, {a}/copy (2).png, ..."
+    )
+    assert left_out(matches.alone) == line
+    with pytest.raises(UserError) as caught:
+        match_folders(a, b, strict=True)
+    assert str(caught.value) == f"--strict: {line}"
+
+
+@pytest.mark.parametrize(
+    ("names", "why"),
+    [
+        ([], "b holds no image$"),
+        (["1.npy", "2.npy", "3.heic"], r"b holds no image, only other files: .npy \(2\), .heic \(1\)"),
+        (["A.png"], r"a.png \(only the case differs from .*A.png\)"),
+    ],
+)
+def test_why_nothing_matches(tmp_path, names, why):
+    a, b = touch(tmp_path / "a", "a.png"), touch(tmp_path / "b", *names)
+    with pytest.raises(UserError, match=f"no image has a partner of the same name in .*: .*{why}"):
+        match_folders(a, b)
+
+
+@pytest.mark.parametrize("suffix", IMAGE_SUFFIXES)
+def test_every_kind_of_image_matches_also_those_that_opencv_may_not_read(tmp_path, suffix):
+    a, b = touch(tmp_path / "a", f"1{suffix}"), touch(tmp_path / "b", f"1{suffix.upper()}")
+    assert list(match_folders(a, b).pairs) == ["1"]
+
+
+def test_beside_a_converted_file_the_original_does_not_count(tmp_path):
+    if can_read("x.gif"):
+        pytest.skip("this OpenCV reads GIF")
+    a, b = touch(tmp_path / "a", "1.gif", "1.png"), touch(tmp_path / "b", "1.png")
+    assert match_folders(a, b).pairs == {"1": (a / "1.png", b / "1.png")}
+
+
+def test_bad_pairs_are_skipped_counted_and_listed(tmp_path):
+    names = ["1.png", "2.png", "3.png"]
+    make(tmp_path, "1.png\n2.png\n3.png\n", {"IR": names, "VI": names[:1] + names[2:]})
+    bad = BadPairs(skip=True)
+    assert [pair.name for pair in find_pairs(tmp_path, "IVF", "Set", "train", bad)] == ["1", "3"]
+    path = tmp_path / "skipped.txt"
+    assert list_skipped(path, bad.reasons) == f"skipped: 1 bad pairs, named above, listed in {path}"
+    name, reason = path.read_text().strip().split("\t")
+    assert name == "2"
+    assert reason.startswith(f"{tmp_path}/Image/IVF/Set/VI/2.png: no such image")
+    assert list_skipped(path, {}) == ""
+    assert not path.exists()
+    with pytest.raises(UserError, match="no good pair is left of 1"):
+        bad.good([])

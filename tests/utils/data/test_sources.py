@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from utils.data.bad_pairs import BadPairs
 from utils.data.layouts import SPLITS
 from utils.data.pairs import read_list
 from utils.data.sources import Selection, find_source
@@ -22,7 +23,7 @@ def touch(folder: Path, *paths: str) -> Path:
 
 
 def select(mode: str = "test", **options: object) -> Selection:
-    absent = dict.fromkeys(("raw", "dir_a", "dir_b", "list", "task", "dataset"))
+    absent = dict.fromkeys(("raw", "dir_a", "dir_b", "list", "task", "dataset", "strict"))
     return find_source(Namespace(**{"root": Path("VLFDataset"), **absent, **options}), mode)
 
 
@@ -270,3 +271,31 @@ def test_a_link_out_of_a_download_is_refused(tmp_path, link):
     for find in (lambda: raw(folder), lambda: select(dir_a=folder / "ir", dir_b=folder / "vi")):
         with pytest.raises(UserError, match=f"{link}: is a link that leads out of its folder"):
             find()
+
+
+def test_what_macos_leaves_in_an_archive_is_no_data(tmp_path):
+    files = ("ir/1.png", "vi/1.png", "ir/._1.png", "__MACOSX/ir/1.png", "__MACOSX/vi/1.png", ".trash/ir/2.png")
+    selection = raw(touch(tmp_path / "Mine", *files), strict=True)
+    assert pairs_of(selection, tmp_path / "Mine") == {"1": ("ir/1.png", "vi/1.png")}
+    assert "without a partner" not in selection.found
+
+
+@pytest.mark.parametrize("as_downloaded", [True, False])
+def test_images_without_a_partner_are_named_and_refused_on_request(tmp_path, as_downloaded):
+    folder = touch(tmp_path / "Mine", "ir/1.png", "vi/1.png", "ir/Two.png", "vi/cafe\u0301.png", "ir/caf\u00e9.png")
+    options = {"raw": folder} if as_downloaded else {"dir_a": folder / "ir", "dir_b": folder / "vi"}
+    selection = select(**options)
+    assert len(selection.pairs) == 2
+    assert f"; 1 images without a partner left out: {folder}/ir/Two.png" in selection.found
+    with pytest.raises(UserError, match="--strict: 1 images without a partner left out: .*ir/Two.png"):
+        select(**options, strict=True)
+
+
+def test_listed_pairs_that_do_not_exist_are_skipped_on_request(tmp_path):
+    folder = touch(tmp_path / "Mine", "ir/1.png", "vi/1.png")
+    (tmp_path / "list.txt").write_text("1.png\n2.png\n")
+    bad = BadPairs(skip=True)
+    absent = dict.fromkeys(("raw", "task", "dataset", "strict"))
+    options = {"root": tmp_path, "dir_a": folder / "ir", "dir_b": folder / "vi", "list": tmp_path / "list.txt"}
+    assert [pair.name for pair in find_source(Namespace(**absent, **options), "test", bad).pairs] == ["1"]
+    assert list(bad.reasons) == ["2"]

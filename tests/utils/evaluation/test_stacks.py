@@ -54,7 +54,7 @@ def test_one_stretch_at_the_end_and_colour(tmp_path):
 
 
 def test_folders_and_tiff_pages(tmp_path):
-    for name in ("day", "night"):
+    for name in ("day", "night", "__MACOSX"):
         (tmp_path / "all" / name).mkdir(parents=True)
         write(tmp_path / "all" / name, b=1, a=2, c=3)
     stacks = find_stacks([tmp_path / "all"], tmp_path / "out", "MFF")
@@ -71,7 +71,7 @@ def test_folders_and_tiff_pages(tmp_path):
 
 def test_what_is_refused(tmp_path):
     a, b, c = write(tmp_path, a=20, b=90, c=50)
-    (tmp_path / "link.png").symlink_to(b)
+    (tmp_path / "signed.tif").write_bytes(cv2.imencode(".tif", ramp(0).astype(np.int16))[1].tobytes())
     write_png(tmp_path / "large.png", ramp(0, (6, 6)))
     (tmp_path / "one.tif").write_bytes(cv2.imencode(".tif", ramp(0))[1].tobytes())
     (tmp_path / "empty").mkdir()
@@ -79,12 +79,16 @@ def test_what_is_refused(tmp_path):
         ([tmp_path / "empty"], None, "MEF", "empty: holds no images"),
         ([a, b, c], None, "IVF", "are a stack: --task MEF or MFF"),
         ([a], None, "MEF", "a.png: is one image"),
-        ([a, b, c], tmp_path / "link.png", "MEF", "link.png: is also an input"),
+        ([a, b, tmp_path / "empty"], None, "MEF", "empty: is a folder; expected images"),
         ([a, b, c], tmp_path / "o.jpg", "MEF", "expected the name of a .png file"),
     ):
         with pytest.raises(UserError, match=message):
             find_stacks(given, out, task)
-    for given, message in (([a, b, tmp_path / "large.png"], "different sizes"), ([tmp_path / "one.tif"], "one page")):
+    for given, message in (
+        ([a, b, tmp_path / "large.png"], "different sizes"),
+        ([a, b, tmp_path / "signed.tif"], "signed.tif: stacks need 8 bits"),
+        ([tmp_path / "one.tif"], "one page"),
+    ):
         with pytest.raises(UserError, match=message):
             find_stacks(given, tmp_path / "o.png", "MEF")[0].read()
     assert not (tmp_path / "o.png").exists()

@@ -88,7 +88,6 @@ def test_what_is_refused(tmp_path):
         ([a, tmp_path / "none.mp4"], None, "none.mp4: no such film"),
         ([a, tmp_path / "text.mp4"], None, "text.mp4: cannot be read as a film"),
         ([a, tmp_path / "b.png"], None, "a.avi: is a film; expected two films"),
-        ([a, b], a, "a.avi: is also an input"),
         ([a, b], tmp_path / "o.png", "o.png: expected the name of a film"),
         ([a, film(tmp_path / "c.avi", 5)], None, "a.avi: 4 frames, but 5 in"),
         ([a, film(tmp_path / "d.avi", 4, rate=30)], None, "25 frames per second, but 30 in"),

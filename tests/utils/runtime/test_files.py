@@ -8,8 +8,16 @@ from pathlib import Path
 import pytest
 
 from utils.data.pairs import ImageFolder
+from utils.runtime import files
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path, is_leftover, remove_leftovers, require_inside, require_plain_name
+from utils.runtime.files import (
+    atomic_path,
+    is_leftover,
+    remove_leftovers,
+    require_inside,
+    require_plain_name,
+    require_separate,
+)
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path):
@@ -70,7 +78,7 @@ def test_what_a_killed_process_left_is_no_data_and_goes(tmp_path):
     for name in ("a.png", ".hidden.png", "c.tmp.png"):
         (tmp_path / name).write_bytes(b"")
     assert is_leftover(left.name)
-    assert set(ImageFolder(tmp_path).files) == {"a", ".hidden", "c.tmp"}
+    assert set(ImageFolder(tmp_path).files) == {"a", "c.tmp"}
     remove_leftovers(tmp_path)
     assert left.exists(), "it may be at work still"
     os.utime(left, (time.time() - 7200,) * 2)
@@ -119,3 +127,49 @@ def test_a_file_is_written_in_place_of_a_link_not_through_it(tmp_path):
         temporary.write_text("new")
     assert (tmp_path / "precious").read_text() == "precious"
     assert (tmp_path / "x.txt").read_text() == "new"
+
+
+def link_to(path: Path, target: Path) -> Path:
+    path.symlink_to(target)
+    return path
+
+
+def test_an_output_may_not_be_an_input_under_any_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    source = tmp_path / "in" / "x.png"
+    source.write_text("precious")
+    (tmp_path / "hard.png").hardlink_to(source)
+    outputs = (
+        source,
+        Path("in/x.png"),
+        Path("./in/../in/x.png"),
+        link_to(tmp_path / "soft.png", source),
+        link_to(tmp_path / "folder", source.parent) / "x.png",
+        tmp_path / "hard.png",
+    )
+    for output in outputs:
+        with pytest.raises(UserError, match=rf"^{output}: would overwrite an input"):
+            require_separate([tmp_path / "new.png", output], [tmp_path / "gone.png", source])
+    require_separate([tmp_path / "in" / "y.png", tmp_path / "hard" / "x.png"], [source, Path("x\0")])
+    assert source.read_text() == "precious"
+
+
+def test_two_outputs_may_not_be_one_file(tmp_path, monkeypatch):
+    link_to(tmp_path / "b.png", tmp_path / "a.png")
+    for other in (tmp_path / "a.png", tmp_path / "c" / ".." / "a.png", tmp_path / "b.png"):
+        with pytest.raises(UserError, match="the same file as another output"):
+            require_separate([tmp_path / "a.png", other], [])
+    upper, lower = tmp_path / "X" / "É.png", tmp_path / "x" / "e\u0301.png"
+    require_separate([upper, lower], [])
+    monkeypatch.setattr(files, "_ignores_case", lambda folder: True)  # as on FAT, or a Windows drive under WSL
+    with pytest.raises(UserError, match="the same file as another output"):
+        require_separate([upper, lower], [])
+
+
+def test_whether_case_matters_is_seen_without_writing(tmp_path):
+    folder = tmp_path / "Folder"
+    folder.mkdir()
+    assert not files._ignores_case(folder / "new")
+    link_to(tmp_path / "fOLDER", folder)  # what a file system that ignores case answers to the other name
+    assert files._ignores_case(folder)

@@ -274,6 +274,14 @@ def test_cut_texts_are_counted_and_named(folder):
     assert "149 tokens" not in prepared(folder, "a dog")[1]
 
 
+def test_words_that_the_encoder_does_not_know_are_counted_and_named(folder):
+    """The tokenizer splits Chinese into characters; with [CLS] and [SEP], 夜晚的街道 is 7 tokens, 5 of them unknown."""
+    _, report = prepared(folder, "a man", "夜晚的街道", "a 人")
+    assert "words that this encoder does not know: 2 texts: text 1 (5 of 7 tokens), text 2 (1 of 4 tokens)" in report
+    assert "translate them into English, or name a multilingual encoder of width 768" in report
+    assert "does not know" not in prepared(folder, "a man")[1]
+
+
 def test_default_place_of_the_cache(monkeypatch):
     monkeypatch.delenv("FILM_CACHE")
     assert cache_folder() == Path.home() / ".cache" / "film-jittor" / "text"
