@@ -172,7 +172,7 @@ def feature_of(folder: Path, trained: Provenance, *options: str) -> np.ndarray:
     files = (folder / name for name in ("a.png", "b.png", "x.txt", "x.npy"))
     pair = Pair("x", *files)
     args = fuse.get_args_parser().parse_args(["a.png", "b.png", *options])
-    return fuse.features_of([pair], args, BadPairs(), folder / "net.pkl", trained)(pair)
+    return fuse.features_of([pair], args, BadPairs(False), folder / "net.pkl", trained)(pair)
 
 
 def test_without_a_text_the_ready_neutral_feature_is_used(tmp_path, capsys):

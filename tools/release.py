@@ -1,8 +1,9 @@
-"""Make the weights that ship from a checkpoint of a training, with the text feature of the neutral sentence.
+"""Make the weights that ship from checkpoints of a training, with the text feature of the neutral sentence.
 
     python -m tools.release exp/.../model/ckpt_40.pkl --text_encoder mpnet/ --encoder_name NAME --commit HASH
 
-It writes models/<task>.pkl: the weights, and the task, text encoder, options, steps and commit of the training, without
+Of several checkpoints it takes the mean of the weights, and the facts of the last. It writes models/<task>.pkl: the
+weights, and the task, text encoder, options, steps and commit of the training, without
 the state of the optimizer. models/<task>.npy is the feature of the neutral sentence, float32 (1, 149, 768). With it,
 fuse.py needs no text encoder for images without a text.
 """
@@ -37,7 +38,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         prog="python -m tools.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("checkpoint", type=Path, help="of train.py")
+    add("checkpoints", type=Path, nargs="+", metavar="CHECKPOINT", help="of one run of train.py, the last one last")
     add("--task", choices=tuple(TASKS), default="IVF", help="the task of the weights (default: IVF)")
     add("--text_encoder", metavar="ENCODER", required=True, help="the encoder of the training data, as for fuse.py")
     add("--encoder_name", metavar="NAME", help="its name on the hub, to be recorded if it is loaded from a folder")
@@ -58,25 +59,39 @@ def released(state: Mapping[str, Any], weights: Mapping[str, np.ndarray], data: 
     }
 
 
+def mean_weights(checkpoints: Sequence[Path]) -> dict[str, np.ndarray]:
+    """The mean of the weights of several checkpoints, by name.
+
+    Raises:
+        UserError: a checkpoint cannot be read, or they are of different networks.
+    """
+    first, *others = ({name: np.float64(array) for name, array in read_weights(path).items()} for path in checkpoints)
+    for path, weights in zip(checkpoints[1:], others, strict=True):
+        if {n: a.shape for n, a in weights.items()} != {n: a.shape for n, a in first.items()}:
+            raise UserError(f"{path}: is of another network than {checkpoints[0]}")
+    return {name: np.mean([array, *(weights[name] for weights in others)], axis=0) for name, array in first.items()}
+
+
 def release(args: argparse.Namespace) -> None:
     """Write the two files.
 
     Raises:
         UserError: the checkpoint or the encoder cannot be read, or the checkpoint records another task or encoder.
     """
-    state = read_checkpoint(args.checkpoint)
+    last = args.checkpoints[-1]
+    state = read_checkpoint(last)
     recorded = Provenance.read(state.get("data"))
     if recorded.task not in ("", args.task):
-        raise UserError(f"{args.checkpoint}: was trained for {recorded.task}, not {args.task}")
+        raise UserError(f"{last}: was trained for {recorded.task}, not {args.task}")
     features = EncodedText(args.text_encoder)
     name, digest = features.encoder
     if recorded.other_encoder(digest):
-        raise UserError(f"{args.checkpoint}: was trained with another text encoder, {recorded.text_encoder}")
+        raise UserError(f"{last}: was trained with another text encoder, {recorded.text_encoder}")
     data = Provenance(args.task, args.encoder_name or name, digest)
     weights, feature = (args.out / f"{args.task}{suffix}" for suffix in (".pkl", ".npy"))
     sentence = TASKS[args.task].neutral
     print(features.prepare_texts({sentence: sentence}))
-    save_checkpoint(weights, released(state, read_weights(args.checkpoint, state), data, args.commit))
+    save_checkpoint(weights, released(state, mean_weights(args.checkpoints), data, args.commit))
     with atomic_path(feature) as temporary:
         np.save(temporary, to_stored(features.feature_of(sentence)))
     for path in (weights, feature):

@@ -71,3 +71,19 @@ def test_another_task_or_encoder_is_one_line(checkpoint, tmp_path, monkeypatch, 
     assert run(checkpoint, "--task", "MEF", "--out", tmp_path / "models") == 2
     assert "c.pkl: was trained with another text encoder, /home/me/mpnet" in capsys.readouterr().err
     assert not (tmp_path / "models").exists()
+
+
+def test_the_mean_of_several_checkpoints(checkpoint, tmp_path):
+    second = tmp_path / "d.pkl"
+    save_checkpoint(second, read_checkpoint(checkpoint) | {"model": {"w": np.array([3, 0.5], np.float32)}, "step": 24})
+    assert run(checkpoint, second, "--task", "MEF", "--out", tmp_path / "models") == 0
+    written = read_checkpoint(tmp_path / "models" / "MEF.pkl")
+    assert written["model"]["w"].tolist() == [2, 1.5]
+    assert written["step"] == 24
+
+
+def test_checkpoints_of_two_networks_have_no_mean(checkpoint, tmp_path, capsys):
+    save_checkpoint(tmp_path / "d.pkl", {"model": {"v": np.zeros(2, np.float32)}})
+    assert run(checkpoint, tmp_path / "d.pkl", "--task", "MEF", "--out", tmp_path / "models") == 2
+    assert "d.pkl: is of another network than" in capsys.readouterr().err
+    assert not (tmp_path / "models").exists()
