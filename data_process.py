@@ -22,6 +22,7 @@ from utils.data.h5 import Sample, constant_image, write_h5
 from utils.data.images import ImageReader, require_one_size, to_one_size, to_training_size
 from utils.data.pairs import MODES, Pair
 from utils.data.provenance import Provenance
+from utils.data.register import Registrar, add_register_option
 from utils.data.sources import add_reading_options, add_source_options, find_source, image_reader
 from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter, run_command
@@ -65,6 +66,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
     add_reading_options(parser)
+    add_register_option(parser)
     add_source_options(parser)
     add = parser.add_argument_group("text").add_argument
     add(
@@ -92,23 +94,28 @@ class SampleReader:
         features: reads or holds the text features.
         to_training: resize both images to 288x384.
         to_one: first resize the smaller image to the size of the larger.
+        registrar: moves image B onto image A, before they are resized for training.
     """
 
     images: ImageReader
     features: FeatureFiles | EncodedText
     to_training: bool = False
     to_one: bool = False
+    registrar: Registrar | None = None
 
     def read(self, pair: Pair) -> Sample:
         """The gray images of a pair, scaled to 0..1, and its text feature.
 
         Raises:
-            UserError: a file is missing or unreadable, or the images differ in size and are not to be resized to one.
+            UserError: a file is missing or unreadable, or the images differ in size and are not to be resized to one,
+                or cannot be registered.
         """
         a, b = self.images.gray(pair.image_a), self.images.gray(pair.image_b)
         if self.to_one:
             a, b = to_one_size(a, b)
         require_one_size(a, b, pair.image_a, pair.image_b, "; --resize resizes the smaller one")
+        if self.registrar:
+            a, b = self.registrar.align(pair, a, b)
         if self.to_training:
             a, b = to_training_size(a), to_training_size(b)
         a, b = a / np.float32(255), b / np.float32(255)
@@ -170,11 +177,12 @@ def data_process(args: argparse.Namespace) -> None:
         pairs = bad.good(pairs)
     print(features.prepare(pairs))
     to_training = args.mode == "train" and args.size == "small" and TASKS[source.task].resized
-    reader = SampleReader(images, features, to_training, args.resize)
+    registrar = Registrar() if args.register else None
+    reader = SampleReader(images, features, to_training, args.resize, registrar)
     samples = map_ahead(lambda pair: reader.read_unless_bad(pair, bad), pairs)
     with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(pairs), unit="pair") as progress:
         count = write_h5(path, good_samples(progress, path), Provenance(source.task, *features.encoder))
-    for line in images.report():
+    for line in [*([registrar.report()] if registrar else []), *images.report()]:
         print(line)
     if args.skip_bad and (line := list_skipped(skipped_path, bad.reasons)):
         print(line)

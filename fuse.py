@@ -2,6 +2,8 @@
 
     python fuse.py ir.png vi.png -o fused.png --text "A man walks past a parked car at night, ..."
     python fuse.py infrared/ visible/ -o fused/ --color
+    python fuse.py ir.mp4 vi.mp4 -o fused.mp4
+    python fuse.py over.png middle.png under.png --task MEF -o fused.png
 
 A is the infrared, MRI, over-exposed or near-focus image; B the visible, CT/PET/SPECT, under-exposed or far-focus one.
 
@@ -17,6 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
@@ -26,9 +29,12 @@ from utils.data.color import write_colored
 from utils.data.images import ImageReader, require_one_size, to_one_size, write_png
 from utils.data.pairs import Pair, left_out, match_folders, pair_of
 from utils.data.provenance import Provenance
+from utils.data.register import Registrar, add_register_option
 from utils.data.sources import add_reading_options, image_reader
 from utils.data.tasks import TASKS
-from utils.evaluation.inference import checkpoint_path, fuse, load_net
+from utils.evaluation.inference import checkpoint_path, fuse, fuse_unstretched, load_net
+from utils.evaluation.stacks import Stack, find_stacks
+from utils.evaluation.video import Film, find_films
 from utils.runtime.cli import add_device_options, run_command
 from utils.runtime.errors import OPTIONAL, UserError, missing
 from utils.runtime.files import require_separate
@@ -36,6 +42,12 @@ from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.features import FeatureFiles, read_paragraph
 from utils.training.checkpoint import read_checkpoint
+
+if TYPE_CHECKING:
+    from net.Film import Net
+
+# Options that stacks and films do not have.
+PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentiles")
 
 
 @dataclass(frozen=True)
@@ -46,12 +58,24 @@ class Job:
     gray: Path
     rgb: Path
 
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """The images that are read."""
+        return self.pair.image_a, self.pair.image_b
+
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("a", type=Path, metavar="A", help="image A, or a folder of images")
-    add("b", type=Path, metavar="B", help="image B, or a folder of images with the same names")
+    add("a", type=Path, metavar="A", help="image A, a folder of images, or a film")
+    add("b", type=Path, nargs="?", metavar="B", help="image B, a folder of images with the same names, or a film")
+    add(
+        "more",
+        type=Path,
+        nargs="*",
+        metavar="C",
+        help="more images of a stack (--task MEF or MFF); A alone: a folder or TIFF of a stack, or a folder of stacks",
+    )
     add(
         *("-o", "--out"),
         type=Path,
@@ -75,6 +99,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--skip_bad", action="store_true", help="name bad pairs, leave them out, and list them in <out>/skipped.txt")
     add("--strict", action="store_true", help="an image of a folder without a partner is an error")
     add_reading_options(parser)
+    add_register_option(parser)
     add_device_options(parser)
     return parser
 
@@ -110,16 +135,20 @@ def find_jobs(a: Path, b: Path, out: Path | None, task: str, strict: bool, bad: 
     return [Job(pair(a.stem, a, b), out, out.with_name(f"{out.stem}_RGB.png"))]
 
 
-def read_images(pair: Pair, resize: bool, reader: ImageReader) -> tuple[np.ndarray, np.ndarray]:
+def read_images(
+    pair: Pair, resize: bool, reader: ImageReader, registrar: Registrar | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The gray images of a pair, float32 (H, W) in 0..1.
 
     Raises:
-        UserError: an image cannot be read, or the sizes differ and `resize` is not set.
+        UserError: an image cannot be read, or the sizes differ and `resize` is not set, or they cannot be registered.
     """
     a, b = reader.gray(pair.image_a), reader.gray(pair.image_b)
     if resize:
         a, b = to_one_size(a, b)
     require_one_size(a, b, pair.image_a, pair.image_b, "; --resize resizes the smaller one")
+    if registrar:
+        a, b = registrar.align(pair, a, b)
     return a / np.float32(255), b / np.float32(255)
 
 
@@ -197,14 +226,54 @@ def encode(features: EncodedText, texts: dict[str, str], trained: Provenance) ->
 
 
 def files_of(
-    jobs: Sequence[Job], args: argparse.Namespace, weights: Path, skipped: Path | None
+    jobs: Sequence[Job | Film | Stack], args: argparse.Namespace, weights: Path, skipped: Path | None = None
 ) -> tuple[list[Path], list[Path]]:
     """The output files of all jobs, and the files that are read for them."""
     outputs = [path for job in jobs for path in ([job.gray, job.rgb] if args.color else [job.gray])]
-    pairs = [job.pair for job in jobs]
-    inputs = [file for pair in pairs for file in (pair.image_a, pair.image_b, pair.text, pair.feature)]
+    inputs = [file for job in jobs for file in (*job.paths, job.pair.text, job.pair.feature)]
     options = [path for path in (args.text_file, args.text_feature) if path]
     return [*outputs, *([skipped] if skipped and args.skip_bad else [])], [*inputs, *options, weights]
+
+
+def read_weights(path: Path, task: str) -> tuple[dict[str, Any], Provenance]:
+    """The content of a checkpoint, and what it records about its training data.
+
+    Raises:
+        UserError: it cannot be read, or records another task.
+    """
+    checkpoint = read_checkpoint(path)
+    trained = Provenance.read(checkpoint.get("data"))
+    if trained.task in TASKS and trained.task != task:
+        raise UserError(f"{path}: was trained for {trained.task}, not {task}; --task {trained.task} uses it")
+    return checkpoint, trained
+
+
+def ready_net(args: argparse.Namespace, path: Path, checkpoint: dict[str, Any]) -> Net:
+    """The network with the weights of a checkpoint on the device of the options, which is printed."""
+    from utils.runtime.jittor_env import use_device
+
+    print(use_device(args.device, args.tf32))
+    return load_net(path, checkpoint)
+
+
+def fuse_others(others: Sequence[Film | Stack], args: argparse.Namespace, path: Path) -> None:
+    """Fuse films or stacks with the weights at `path`.
+
+    Raises:
+        UserError: an option is only for pairs, an output is an input, or images, text or weights do not fit.
+    """
+    if refused := [f"--{name}" for name in PAIRS_ONLY if getattr(args, name)]:
+        raise UserError(f"{', '.join(refused)}: for pairs of images, not for stacks and films")
+    require_separate(*files_of(others, args, path))
+    checkpoint, trained = read_weights(path, args.task)
+    feature = features_of([other.pair for other in others], args, BadPairs(), path, trained)
+    net = ready_net(args, path, checkpoint)
+    for other in others:
+        text = feature(other.pair)[None]
+        written = other.write(
+            lambda a, b, text=text: fuse_unstretched(net, a[None, None], b[None, None], text), args.color
+        )
+        print("fused: " + " and ".join(map(str, written)))
 
 
 def fuse_files(args: argparse.Namespace) -> None:
@@ -214,29 +283,30 @@ def fuse_files(args: argparse.Namespace) -> None:
         UserError: images, text or weights are missing or do not fit.
     """
     path = checkpoint_path(args.ckpt_path, args.task)
+    given = [args.a, *filter(None, [args.b]), *args.more]
+    reader = ImageReader()
+    if others := find_films(given, args.out, args.task) or find_stacks(given, args.out, args.task, reader):
+        fuse_others(others, args, path)
+        for line in reader.report():
+            print(line)
+        return
     bad = BadPairs(args.skip_bad)
     jobs = find_jobs(args.a, args.b, args.out, args.task, args.strict, bad)
     skipped_path = jobs[0].gray.parent.parent / "skipped.txt" if args.a.is_dir() else None
     require_separate(*files_of(jobs, args, path, skipped_path))
     reader = image_reader(args, [job.pair for job in jobs])
+    registrar = Registrar() if args.register else None
     if len(jobs) == 1:
         # Fail early: downloading a text encoder may take minutes.
-        read_images(jobs[0].pair, args.resize, reader)
-    checkpoint = read_checkpoint(path)
-    trained = Provenance.read(checkpoint.get("data"))
-    if trained.task in TASKS and trained.task != args.task:
-        raise UserError(f"{path}: was trained for {trained.task}, not {args.task}; --task {trained.task} uses it")
+        read_images(jobs[0].pair, args.resize, reader, registrar)
+    checkpoint, trained = read_weights(path, args.task)
     feature = features_of([job.pair for job in jobs], args, bad, path, trained)
     jobs = [job for job in jobs if job.pair.name not in bad.reasons]
-
-    from utils.runtime.jittor_env import use_device
-
-    print(use_device(args.device, args.tf32))
-    net = load_net(path, checkpoint)
+    net = ready_net(args, path, checkpoint)
 
     def read(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         with bad.guard(job.pair.name):
-            return *read_images(job.pair, args.resize, reader), feature(job.pair)
+            return *read_images(job.pair, args.resize, reader, registrar), feature(job.pair)
         return None
 
     gray_only = 0
@@ -248,10 +318,11 @@ def fuse_files(args: argparse.Namespace) -> None:
         fused = fuse(net, a[None, None], b[None, None], text[None])
         write_png(job.gray, fused)
         if args.color:
-            gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize, reader.bgr)
+            bgr = registrar.reading(job.pair, reader.bgr) if registrar else reader.bgr
+            gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize, bgr)
 
     bad.good([job.pair for job in jobs])
-    for line in reader.report():
+    for line in [*([registrar.report()] if registrar else []), *reader.report()]:
         print(line)
     if args.skip_bad and skipped_path and (line := list_skipped(skipped_path, bad.reasons)):
         print(line)
@@ -262,7 +333,8 @@ def fuse_files(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    fuse_files(get_args_parser().parse_args(argv))
+    # Intermixed: the images may stand before and after the options.
+    fuse_files(get_args_parser().parse_intermixed_args(argv))
 
 
 if __name__ == "__main__":

@@ -342,3 +342,32 @@ def test_the_h5_file_may_not_replace_an_input(tmp_path):
         assert (tmp_path / "Set_train.h5").samefile(image)
         (tmp_path / "Set_train.h5").unlink()
     assert image.read_bytes() == before
+
+
+def test_pairs_are_registered_and_those_that_do_not_fit_are_skipped(tmp_path):
+    """B of the first pair shows the scene 5 pixels to the right; the second pair shows two scenes.
+
+    5 of 128 columns are lost, and no row; 1.5 pixels of error are allowed on each side.
+    """
+    rng = np.random.default_rng(0)
+    scenes = [cv2.GaussianBlur(rng.integers(0, 256, (96, 128)).astype(np.uint8), (0, 0), 3) for _ in range(3)]
+    scenes = [cv2.normalize(scene, None, 0, 255, cv2.NORM_MINMAX) for scene in scenes]
+    for name, a, b in (("1", scenes[0], np.roll(scenes[0], 5, 1)), ("2", *scenes[1:])):
+        for folder, image in (("a", a), ("b", b), ("TextFeature", None)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            if image is not None:
+                cv2.imwrite(str(tmp_path / folder / f"{name}.png"), image)
+        np.save(tmp_path / "TextFeature" / f"{name}.npy", np.ones((1, 149, 768), np.float32))
+    options = ("--dir_a", tmp_path / "a", "--dir_b", tmp_path / "b", "--dataset", "R", "--mode", "test")
+    done = run(*options, "--out", tmp_path, "--register")
+    assert done.returncode == 2
+    assert "a/2.png: cannot be registered with" in done.stderr
+    done = run(*options, "--out", tmp_path, "--register", "--skip_bad")
+    assert done.returncode == 0, done.stderr
+    assert "registered: 1 of 1 pairs moved by up to" in done.stdout
+    with H5Dataset(tmp_path / "R_test.h5") as dataset:
+        assert dataset.names == ["1"]
+        (height, width), shape_b = dataset[0].image_a.shape[1:], dataset[0].image_b.shape[1:]
+        assert (height, width) == shape_b
+        assert 93 <= height <= 96 and 120 <= width <= 126
+    assert (tmp_path / "R_test_skipped.txt").read_text().startswith("2\t")

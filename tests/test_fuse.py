@@ -349,3 +349,83 @@ def test_bad_pairs_and_images_without_a_partner(place, tmp_path):
     assert "image A: the values 29000..29063 of 3 images become 0..255" in done.stdout
     assert "--stretch keeps" not in done.stdout
     assert sorted(path.name for path in (tmp_path / "out" / "Gray").iterdir()) == ["good.png", "signed.png"]
+
+
+def shapes(seed: int, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+    """Filled ellipses, uint8 gray: enough edges to register."""
+    rng = np.random.default_rng(seed)
+    image = np.full(size, 128, np.uint8)
+    for _ in range(25):
+        centre, axes = rng.integers(0, size[::-1], 2), rng.integers(5, 20, 2)
+        cv2.ellipse(image, centre.tolist(), axes.tolist(), int(rng.integers(180)), 0, 360, int(rng.integers(256)), -1)
+    return cv2.GaussianBlur(image, (0, 0), 1)
+
+
+def test_pairs_are_registered_as_they_are_read_and_those_that_do_not_fit_are_skipped(place, tmp_path):
+    """A has 16 bits, in a small range. B shows the scene 5 pixels to the right, so 5 of 128 columns are lost, in colour
+    too, and no row; 1.5 pixels of error are allowed on each side."""
+    scene = shapes(0)
+    write(tmp_path / "a" / "moved.png", 29000 + scene.astype(np.uint16))
+    write(tmp_path / "b" / "moved.png", cv2.merge([np.roll(scene, 5, 1), np.roll(scene, 5, 1) // 2, scene * 0]))
+    write(tmp_path / "a" / "other.png", shapes(1).astype(np.uint16))
+    write(tmp_path / "b" / "other.png", shapes(2))
+    options = ("--ckpt_path", place / "net.pkl", "--text_feature", place / "TextFeature" / "x.npy", "--color")
+    options = (*options, "--register", "--percentiles", 0, 100, "--skip_bad")
+    done = run("fuse.py", "a", "b", "-o", "out", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "registered: 1 of 1 pairs moved by up to" in done.stdout
+    assert (tmp_path / "out" / "skipped.txt").read_text().startswith("other\ta/other.png: cannot be registered")
+    gray, colored = (gray_of(tmp_path / "out" / kind / "moved.png") for kind in ("Gray", "RGB"))
+    assert 93 <= gray.shape[0] <= 96 and 120 <= gray.shape[1] <= 126
+    assert colored.shape == (*gray.shape, 3)
+    assert not (tmp_path / "out" / "Gray" / "other.png").exists()
+
+
+def test_a_stack(place, tmp_path):
+    """A TIFF of three pages."""
+    pages = [picture(seed, channels=1) for seed in range(3)]
+    (tmp_path / "x.tif").write_bytes(cv2.imencodemulti(".tif", pages)[1].tobytes())
+    options = ("--ckpt_path", place / "net.pkl", "--text_feature", place / "TextFeature" / "x.npy")
+    done = run("fuse.py", "x.tif", "--task", "MFF", *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fused: x_fused.png" in done.stdout
+    assert "only the first page" not in done.stdout
+    fused = gray_of(tmp_path / "x_fused.png")
+    assert (fused.shape, fused.min(), fused.max()) == (SIZE, 0, 255)
+
+
+def test_two_films(place, tmp_path):
+    films = [film(tmp_path / name, 3) for name in ("a.avi", "b.avi")]
+    options = ("--ckpt_path", place / "net.pkl", "--text_feature", place / "TextFeature" / "x.npy")
+    done = run("fuse.py", *films, *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "fused: a_fused.mp4" in done.stdout
+    assert cv2.VideoCapture(str(tmp_path / "a_fused.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
+
+
+def film(path: Path, count: int) -> Path:
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, SIZE[::-1])
+    for seed in range(count):
+        writer.write(picture(seed))
+    writer.release()
+    return path
+
+
+def test_what_stacks_and_films_refuse(tmp_path):
+    """Options for pairs, and outputs that are inputs."""
+    images = [write(tmp_path / f"{name}.png", picture(0, channels=1)) for name in "abc"]
+    films = [film(tmp_path / name, 1) for name in ("a.avi", "b.avi")]
+    (tmp_path / "net.pkl").touch()
+    (tmp_path / "link.png").symlink_to(images[1])
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    stack = (*images, "--task", "MEF")
+    for arguments, message in (
+        ((*stack, "--register", "--skip_bad"), "--register, --skip_bad: for pairs of images, not for stacks and films"),
+        ((*films, "--percentiles", 1, 99), "--percentiles: for pairs of images"),
+        ((*films, "--strict", "--stretch", "--resize"), "--resize, --strict, --stretch: for pairs of images"),
+        ((*stack, "-o", tmp_path / "link.png"), "link.png: would overwrite an input"),
+        ((*films, "-o", films[0]), "a.avi: would overwrite an input"),
+    ):
+        with pytest.raises(UserError, match=message):
+            fuse.main([*map(str, arguments), "--ckpt_path", str(tmp_path / "net.pkl")])
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

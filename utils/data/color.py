@@ -21,28 +21,33 @@ def chroma(bgr: np.ndarray) -> np.ndarray:
     return ycrcb[..., :0:-1] - np.float32(0.5)
 
 
-def mix_chroma(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Fuse two chroma arrays, each weighted by its distance from gray: (a|a| + b|b|) / (|a| + |b|); 0 if both are 0.
+def luma(bgr: np.ndarray) -> np.ndarray:
+    """The gray image of a uint8 BGR image (H, W, 3): float32 (H, W), integers in 0..255, as `read_gray` returns it."""
+    return np.round(cv2.cvtColor(bgr.astype(np.float32), cv2.COLOR_BGR2GRAY))
 
-    The rule of Prabhakar et al. (DeepFuse, ICCV 2017), who write it for values in 0..255 with gray at 128. Where one
-    source is gray, the result is the other's chroma.
+
+def mix_chroma(*sources: np.ndarray) -> np.ndarray:
+    """Fuse chroma arrays, each weighted by its distance from gray: (a|a| + b|b|) / (|a| + |b|); 0 if all are 0.
+
+    The rule of Prabhakar et al. (DeepFuse, ICCV 2017), who write it for two sources and values in 0..255 with gray at
+    128. Where all but one source are gray, the result is its chroma.
     """
-    weight_a, weight_b = np.abs(a), np.abs(b)
-    total = weight_a + weight_b
-    return (a * weight_a + b * weight_b) / np.where(total == 0, 1, total)
+    weights = [np.abs(source) for source in sources]
+    total = sum(weights)
+    return sum(map(np.multiply, sources, weights)) / np.where(total == 0, 1, total)
 
 
-def colorize(gray: np.ndarray, bgr_a: np.ndarray, bgr_b: np.ndarray) -> np.ndarray:
+def colorize(gray: np.ndarray, *sources: np.ndarray) -> np.ndarray:
     """The image with the fused `gray` as luma and the chroma of its sources, fused by `mix_chroma`.
 
     Args:
         gray: uint8 (H, W), as saved.
-        bgr_a, bgr_b: the sources, uint8 (H, W, 3).
+        sources: two or more images, uint8 (H, W, 3).
 
     Returns:
         uint8 (H, W, 3), BGR. Values outside 0..255 are clipped.
     """
-    cb, cr = np.moveaxis(mix_chroma(chroma(bgr_a), chroma(bgr_b)) + np.float32(0.5), -1, 0)
+    cb, cr = np.moveaxis(mix_chroma(*map(chroma, sources)) + np.float32(0.5), -1, 0)
     bgr = cv2.cvtColor(np.dstack([gray.astype(np.float32) / 255, cr, cb]), cv2.COLOR_YCrCb2BGR)
     return np.round(np.clip(bgr, 0, 1) * 255).astype(np.uint8)
 

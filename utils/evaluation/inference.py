@@ -55,12 +55,23 @@ def load_net(path: Path, checkpoint: Mapping[str, Any] | None = None) -> Net:
 def fuse(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -> np.ndarray:
     """Fuse one pair; the result is stretched so that its minimum is 0 and its maximum 255.
 
+    Args and errors as `fuse_unstretched`.
+
+    Returns:
+        uint8 (H, W).
+    """
+    return stretch_to_uint8(fuse_unstretched(net, image_a, image_b, text))
+
+
+def fuse_unstretched(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -> np.ndarray:
+    """Fuse one pair.
+
     Args:
         image_a, image_b: float32 (1, 1, H, W) in 0..1.
         text: float32 (1, L, 768).
 
     Returns:
-        uint8 (H, W).
+        float32 (H, W) in 0..1, as the network computes it.
 
     Raises:
         UserError: the result is not finite.
@@ -71,4 +82,4 @@ def fuse(net: Net, image_a: np.ndarray, image_b: np.ndarray, text: np.ndarray) -
         fused = net(*map(jt.array, (image_a, image_b, text))).numpy()[0, 0]
     if not np.isfinite(fused).all():
         raise UserError("the fused image is not finite: the weights or the text feature are unusable")
-    return stretch_to_uint8(fused)
+    return fused
