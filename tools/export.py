@@ -88,6 +88,7 @@ def write_onnx(weights: Weights, about: About, path: Path) -> None:
     """Write the network for any image size and batch 1: `ONNX_INPUTS` -> `ONNX_OUTPUT`, with `about` as metadata."""
     import torch
 
+    network = torch_network(weights)
     try:
         import onnx  # noqa: F401 (PyTorch's exporter needs both)
         import onnxscript  # noqa: F401
@@ -100,7 +101,7 @@ def write_onnx(weights: Weights, about: About, path: Path) -> None:
     size = {axis: torch.export.Dim(name) for axis, name in names.items()}
     with _without_notes():
         traced = torch.export.export(
-            torch_network(weights),
+            network,
             (*images, torch.zeros(1, *TEXT_SHAPE)),
             dynamic_shapes=(size, size, None),
             strict=False,  # several times as fast
