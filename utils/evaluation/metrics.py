@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from utils.runtime.threads import keep_freed_memory
+from utils.training.correlation import pearson
 
 Image = NDArray[np.float64]
 
@@ -133,7 +134,7 @@ def mean_squared_error(fused: Image, image_a: Image, image_b: Image, /) -> float
 @_metric
 def correlation(fused: Image, image_a: Image, image_b: Image, /) -> float:
     """CC: mean of Pearson's correlations with A and with B."""
-    return (_pearson(image_a, fused) + _pearson(image_b, fused)) / 2
+    return (pearson(image_a, fused) + pearson(image_b, fused)) / 2
 
 
 @_metric
@@ -145,7 +146,7 @@ def psnr(fused: Image, image_a: Image, image_b: Image, /) -> float:
 @_metric
 def scd(fused: Image, image_a: Image, image_b: Image, /) -> float:
     """SCD: sum of the correlations of differences, r(A, F - B) + r(B, F - A) (Aslantas and Bendes 2015)."""
-    return _pearson(image_a, fused - image_b) + _pearson(image_b, fused - image_a)
+    return pearson(image_a, fused - image_b) + pearson(image_b, fused - image_a)
 
 
 @_metric
@@ -222,12 +223,6 @@ def ssim(fused: Image, image_a: Image, image_b: Image, /) -> float:
 
 def _rounded(image: Image) -> NDArray[np.intp]:
     return np.rint(image).astype(np.intp)
-
-
-def _pearson(x: Image, y: Image) -> float:
-    x = (x - x.mean()).ravel()
-    y = (y - y.mean()).ravel()
-    return np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y))
 
 
 def _gaussian(image: Image, window: NDArray[np.float64]) -> Image:

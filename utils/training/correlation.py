@@ -51,28 +51,28 @@ class Correlation(NamedTuple):
 
 
 def correlate(fused: np.ndarray, image_a: np.ndarray, image_b: np.ndarray) -> Correlation:
-    """The correlations of one fused image: sum(x y) / sqrt(sum(x x) sum(y y)) over the pixels, means subtracted.
+    """The correlations of one fused image, NaN where an image is constant.
 
     Args:
         fused, image_a, image_b: arrays of one shape; the sources in one unit.
+    """
+    return Correlation(*(pearson(fused, image) for image in (np.maximum(image_a, image_b), image_a, image_b)))
 
-    Returns:
-        float64 values; NaN where an image is constant.
+
+def pearson(x: np.ndarray, y: np.ndarray) -> float:
+    """Pearson's correlation of two arrays of one shape, in float64; NaN if one is constant.
+
+    sum(x y) / sqrt(sum(x x) sum(y y)), after the means are subtracted.
     """
 
     def centred(image: np.ndarray) -> np.ndarray:
-        values = image.astype(np.float64).ravel()
+        values = image.astype(np.float64, copy=False).ravel()
         # The mean of a constant image may be inexact: without this, rounding errors would be correlated.
         return values - (values[0] if values.min() == values.max() else values.mean())
 
-    x = centred(fused)
+    x, y = centred(x), centred(y)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Correlation(
-            *(
-                float(np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y)))
-                for y in map(centred, (np.maximum(image_a, image_b), image_a, image_b))
-            )
-        )
+        return float(np.dot(x, y) / np.sqrt(np.dot(x, x) * np.dot(y, y)))
 
 
 class EpochCorrelation:
