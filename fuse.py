@@ -17,7 +17,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,7 @@ from utils.data.provenance import Provenance
 from utils.data.register import Registrar, add_register_option
 from utils.data.sources import add_reading_options, image_reader
 from utils.data.tasks import TASKS
-from utils.evaluation.inference import checkpoint_path, fuse, fuse_unstretched, load_net
+from utils.evaluation.inference import Job, checkpoint_path, fuse, fuse_unstretched, load_net
 from utils.evaluation.stacks import Stack, find_stacks
 from utils.evaluation.video import Film, find_films
 from utils.runtime.cli import add_device_options, run_command
@@ -48,20 +48,6 @@ if TYPE_CHECKING:
 
 # Options that stacks and films do not have.
 PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentiles")
-
-
-@dataclass(frozen=True)
-class Job:
-    """A pair and its output files."""
-
-    pair: Pair
-    gray: Path
-    rgb: Path
-
-    @property
-    def paths(self) -> tuple[Path, Path]:
-        """The images that are read."""
-        return self.pair.image_a, self.pair.image_b
 
 
 def get_args_parser() -> argparse.ArgumentParser:

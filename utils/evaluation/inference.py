@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from utils.data.images import stretch_to_uint8
+from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -16,6 +18,20 @@ if TYPE_CHECKING:
 
 
 SHIPPED = Path(__file__).resolve().parents[2] / "models"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pair and its output files."""
+
+    pair: Pair
+    gray: Path
+    rgb: Path
+
+    @property
+    def paths(self) -> tuple[Path, Path]:
+        """The files that are read."""
+        return self.pair.image_a, self.pair.image_b
 
 
 def checkpoint_path(given: Path | None, task: str) -> Path:

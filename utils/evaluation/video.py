@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from utils.data.color import colorize, luma
 from utils.data.images import require_one_size
-from utils.data.pairs import Pair, pair_of
+from utils.data.pairs import pair_of
+from utils.evaluation.inference import Job
 from utils.evaluation.stacks import Fuse
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
@@ -31,17 +32,8 @@ SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Film:
+class Film(Job):
     """Two films of one scene and the output files."""
-
-    pair: Pair
-    gray: Path
-    rgb: Path
-
-    @property
-    def paths(self) -> tuple[Path, Path]:
-        """The films that are read."""
-        return self.pair.image_a, self.pair.image_b
 
     def write(self, fuse: Fuse, color: bool) -> list[Path]:
         """Fuse the films and write the gray film, and with `color` the colour film; returns the paths.
