@@ -6,23 +6,30 @@
 prints the table in the official form, one row per method. The averages are over the listed images only: a missing
 fused image is an error, one that is not listed is left out; both are named. The table has six metrics. --csv and --json
 get all twelve and the correlations with max(A, B), A and B, for each image. --baselines adds simple methods.
+--differences compares the fused images of the first two methods pixel by pixel.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
+
+import numpy as np
 
 if not __package__:  # run as `python tools/evaluate.py`
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from utils.data.images import read_gray
 from utils.data.pairs import MODES, find_pairs
 from utils.data.tasks import TASKS
 from utils.evaluation.baselines import BASELINES
+from utils.evaluation.contact_sheet import PageRow, draw_contact_sheet
 from utils.evaluation.evaluate import (
     correlation_line,
+    differences,
     evaluate_files,
     evaluate_method,
     find_fused,
@@ -36,6 +43,8 @@ from utils.evaluation.metrics import format_table
 from utils.runtime.cli import run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate
+
+PAIRS_DRAWN = 4
 
 
 def method_folder(text: str) -> tuple[str, Path]:
@@ -71,6 +80,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     output.add_argument("--published", nargs="?", const="", metavar="DATASET", help=about)
     output.add_argument("--csv", type=Path, metavar="FILE", help="write all metrics of each image here")
     output.add_argument("--json", type=Path, metavar="FILE", help="write them and the averages here, as JSON")
+    about = "compare the images of the first two methods, and draw the pairs that differ most here"
+    output.add_argument("--differences", type=Path, metavar="FILE.png", help=about)
     return parser
 
 
@@ -98,6 +109,8 @@ def evaluate(args: argparse.Namespace) -> None:
     if not args.fused and not args.baselines:
         raise UserError("nothing to measure: expected --fused NAME=DIR, --baselines, or both")
     dataset, sources = sources_of(args)
+    if args.differences and len(args.fused) < 2:
+        raise UserError("--differences compares two methods; name both: --fused NAME=DIR NAME=DIR")
     # Find typing errors before the long computation.
     rows = published_rows(args.published or dataset) if args.published is not None else {}
     names = [name for name, _ in args.fused] + (list(BASELINES) if args.baselines else [])
@@ -106,7 +119,8 @@ def evaluate(args: argparse.Namespace) -> None:
     fused = {method: find_fused(folder, sources) for method, folder in args.fused}
     inputs = [path for pair in sources.values() for path in pair]
     inputs += [path for files in fused.values() for path in files.values()]
-    require_separate([path for path in (args.csv, args.json) if path], [*inputs, *([args.list] if args.list else [])])
+    outputs = [path for path in (args.csv, args.json, args.differences) if path]
+    require_separate(outputs, [*inputs, *([args.list] if args.list else [])])
 
     methods = {method: evaluate_files(files, sources, method) for method, files in fused.items()}
     if args.baselines:
@@ -119,6 +133,38 @@ def evaluate(args: argparse.Namespace) -> None:
     print(format_table(dataset, means | rows))
     for method, values in methods.items():
         print(f"{method}: {correlation_line(values)}")
+    if args.differences:
+        print(compare_first_two(fused, sources, args.differences))
+
+
+def compare_first_two(
+    fused: Mapping[str, Mapping[str, Path]], sources: Mapping[str, tuple[Path, Path]], picture: Path
+) -> str:
+    """Draw the pairs whose images by the first two methods differ most to `picture`; return the differences as a line.
+
+    Args:
+        fused: the fused image of every name, by method.
+        sources: the files of A and B by name.
+
+    Raises:
+        UserError: two images of a pair differ in size, or `picture` cannot be written.
+    """
+    first, second = list(fused)[:2]
+    gaps = differences(fused[first], fused[second])
+    rows = []
+    for name in sorted(gaps, key=lambda name: -gaps[name].mean)[:PAIRS_DRAWN]:
+        files = {"A": sources[name][0], "B": sources[name][1], first: fused[first][name], second: fused[second][name]}
+        images = {title: read_gray(path) for title, path in files.items()}
+        gap = np.abs(images[first] - images[second])
+        white = max(gaps[name].largest, 1)
+        images[f"difference\nwhite: {white} gray levels"] = gap * (255 / white)
+        rows.append(PageRow(name, images, {"mean difference": gaps[name].mean}))
+    draw_contact_sheet(rows, f"{first} and {second}", picture)
+    worst = max(gaps, key=lambda name: gaps[name].largest)
+    return (
+        f"{second} differs from {first} by {fmean(gap.mean for gap in gaps.values()):.3f} gray levels on average, "
+        f"by {gaps[worst].largest} at most ({worst}); pictures: {picture}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

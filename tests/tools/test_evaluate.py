@@ -49,6 +49,26 @@ def by_folders(data: Path, *more: str) -> list[str]:
     return ["--fused", f"Good={data / 'good'}", "--dir_a", str(base / "IR"), "--dir_b", str(base / "VI"), *more]
 
 
+def test_differences_of_two_methods(data, capsys):
+    picture = data / "differences.png"
+    for name, (one, other) in {"x": (10, 13), "y": (200, 200)}.items():
+        for folder, first_pixel in (("good", one), ("bad", other)):
+            changed = image(0)
+            changed[0, 0] = first_pixel
+            cv2.imwrite(str(data / folder / f"{name}.png"), changed)
+    main(by_layout(data, "--differences", str(picture)))
+    line = capsys.readouterr().out.splitlines()[-1]
+    mean = 3 / image(0).size / 2  # one pixel of one of two images differs by 3
+    assert line == f"Bad differs from Good by {mean:.3f} gray levels on average, by 3 at most (x); pictures: {picture}"
+    assert cv2.imread(str(picture)) is not None
+
+
+def test_differences_need_two_methods(data):
+    with pytest.raises(UserError, match="--differences compares two methods"):
+        main(by_folders(data, "--differences", str(data / "differences.png")))
+    assert not (data / "differences.png").exists()
+
+
 def test_table_of_several_methods(data, capsys):
     main(by_layout(data))
     lines = capsys.readouterr().out.splitlines()

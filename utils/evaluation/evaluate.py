@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from tqdm import tqdm
@@ -133,6 +134,29 @@ def _measure_all(
 ) -> dict[str, dict[str, float]]:
     values = tqdm(map_ahead(measure_one, sources), desc=label, total=len(sources), unit="image")
     return dict(zip(sources, values, strict=True))
+
+
+class Difference(NamedTuple):
+    """The magnitude of the difference of two fused images, in gray levels of 255."""
+
+    mean: float
+    largest: int
+
+
+def differences(first: Mapping[str, Path], second: Mapping[str, Path]) -> dict[str, Difference]:
+    """The difference of the two fused images of every name in `first`.
+
+    Raises:
+        UserError: an image cannot be read, or two differ in size.
+    """
+
+    def compare_one(name: str) -> Difference:
+        one, other = read_gray(first[name]), read_gray(second[name])
+        require_one_size(one, other, first[name], second[name])
+        gap = np.abs(one - other)
+        return Difference(float(gap.mean()), int(gap.max()))
+
+    return dict(zip(first, map_ahead(compare_one, first), strict=True))
 
 
 def mean_row(values: Mapping[str, Values]) -> dict[str, float]:
