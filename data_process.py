@@ -25,7 +25,7 @@ from utils.data.provenance import Provenance
 from utils.data.register import Registrar, add_register_option
 from utils.data.sources import add_reading_options, add_source_options, find_source, image_reader
 from utils.data.tasks import TASKS
-from utils.runtime.cli import HelpFormatter, run_command
+from utils.runtime.cli import HelpFormatter, name_type, not_empty, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate
 from utils.runtime.threads import map_ahead
@@ -50,6 +50,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--task", choices=tuple(TASKS), help=f"{tasks} (default: that of the --raw layout, else IVF)")
     add(
         "--dataset",
+        type=name_type,
         help="name of the data set: its folder in the task's folder (default: that of the layout or folder, else MSRS)",
     )
     add("--mode", choices=MODES, default="train", help="training or test pairs: train.txt or test.txt")
@@ -64,13 +65,14 @@ def get_args_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="name bad pairs, leave them out, and list them in <out>/<dataset>_<mode>_skipped.txt",
     )
-    add("--out", type=Path, default=Path("VLFDataset_h5"), help="folder of the H5 files")
+    add("--out", type=path_type, default=Path("VLFDataset_h5"), help="folder of the H5 files")
     add_reading_options(parser)
     add_register_option(parser)
     add_source_options(parser)
     add = parser.add_argument_group("text").add_argument
     add(
         "--text_encoder",
+        type=not_empty,
         metavar="ENCODER",
         default="auto",
         help=f"the encoder of the paragraphs: {', '.join(FAMILIES)} (blip2: the paper's), or another of width 768, "
@@ -78,6 +80,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add(
         "--caption",
+        type=not_empty,
         metavar="MODEL",
         help="first write drafts of missing paragraphs, from captions of the images, for you to edit: "
         f"{', '.join(CAPTIONERS)}, or another BLIP captioning model, by its name on the hub or its folder",

@@ -35,7 +35,7 @@ from utils.data.tasks import TASKS
 from utils.evaluation.inference import Job, checkpoint_path, fuse, fuse_unstretched, load_net
 from utils.evaluation.stacks import Stack, find_stacks
 from utils.evaluation.video import Film, find_films
-from utils.runtime.cli import add_device_options, run_command
+from utils.runtime.cli import add_device_options, not_empty, path_type, run_command, text_type
 from utils.runtime.errors import OPTIONAL, UserError, missing
 from utils.runtime.files import require_separate
 from utils.runtime.threads import map_ahead
@@ -53,34 +53,35 @@ PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentile
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("a", type=Path, metavar="A", help="image A, a folder of images, or a film")
-    add("b", type=Path, nargs="?", metavar="B", help="image B, a folder of images with the same names, or a film")
+    add("a", type=path_type, metavar="A", help="image A, a folder of images, or a film")
+    add("b", type=path_type, nargs="?", metavar="B", help="image B, a folder of images with the same names, or a film")
     add(
         "more",
-        type=Path,
+        type=path_type,
         nargs="*",
         metavar="C",
         help="more images of a stack (--task MEF or MFF); A alone: a folder or TIFF of a stack, or a folder of stacks",
     )
     add(
         *("-o", "--out"),
-        type=Path,
+        type=path_type,
         help="a .png file (its colour version is <name>_RGB.png); for two folders, a folder for Gray/ and RGB/ "
         "(default: <name of A>_fused.png; fused/)",
     )
     text = parser.add_mutually_exclusive_group()
-    text.add_argument("--text", help="an English paragraph that describes both images")
-    text.add_argument("--text_file", type=Path, metavar="F", help="a UTF-8 file with this paragraph")
-    text.add_argument("--text_feature", type=Path, metavar="F.npy", help="its text feature, float32 (1, 149, 768)")
+    text.add_argument("--text", type=text_type, help="an English paragraph that describes both images")
+    text.add_argument("--text_file", type=path_type, metavar="F", help="a UTF-8 file with this paragraph")
+    text.add_argument("--text_feature", type=path_type, metavar="F.npy", help="its text feature, float32 (1, 149, 768)")
     add(
         "--text_encoder",
+        type=not_empty,
         metavar="ENCODER",
         default="auto",
         help="see data_process.py (default: ready features if any exist, else the encoder that the weights were "
         "trained with, or bert if they do not record it)",
     )
     add("--task", choices=tuple(TASKS), default="IVF", help="of the pairs and the weights (default: IVF)")
-    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pkl)")
+    add("--ckpt_path", type=path_type, help="weights, .pkl or .pth (default: models/<task>.pkl)")
     add("--color", action="store_true", help="also write a colour image: the fused luma with the chroma of the sources")
     add("--skip_bad", action="store_true", help="name bad pairs, leave them out, and list them in <out>/skipped.txt")
     add("--strict", action="store_true", help="an image of a folder without a partner is an error")

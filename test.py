@@ -31,7 +31,7 @@ from utils.evaluation.evaluate import COLUMNS, Values, correlation_line, mean_ro
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.runtime import collective, processes
-from utils.runtime.cli import HelpFormatter, add_device_options, run_command
+from utils.runtime.cli import HelpFormatter, add_device_options, name_type, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate
 from utils.runtime.threads import map_ahead
@@ -50,10 +50,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--task", choices=tuple(TASKS), default="IVF", help="fusion task; selects the default checkpoint")
-    add("--dataset", default="MSRS", help="data set; pairs are read from <h5_dir>/<dataset>_test.h5")
-    add("--ckpt_path", type=Path, help="weights, .pkl or .pth (default: models/<task>.pkl)")
-    add("--h5_dir", type=Path, default=Path("VLFDataset_h5"), help="folder with the H5 files of data_process.py")
-    add("--out_dir", type=Path, default=Path("test_output"), help="folder for the fused images")
+    add("--dataset", type=name_type, default="MSRS", help="data set; pairs are read from <h5_dir>/<dataset>_test.h5")
+    add("--ckpt_path", type=path_type, help="weights, .pkl or .pth (default: models/<task>.pkl)")
+    add("--h5_dir", type=path_type, default=Path("VLFDataset_h5"), help="folder with the H5 files of data_process.py")
+    add("--out_dir", type=path_type, default=Path("test_output"), help="folder for the fused images")
     add("--contact_sheet", action="store_true", help="also write contact_sheet.png: A | B | fused, names and metrics")
     add("--report", action="store_true", help="also write report.html, to compare A, B and fused in a browser")
     add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: fused luma, chroma of the sources")

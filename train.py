@@ -24,7 +24,9 @@ from utils.runtime import collective, processes
 from utils.runtime.cli import (
     HelpFormatter,
     add_device_options,
+    not_empty,
     not_negative,
+    path_type,
     positive,
     positive_int,
     run_command,
@@ -49,7 +51,12 @@ def get_args_parser() -> argparse.ArgumentParser:
         description="Train FILM. The defaults are those of the official code.", formatter_class=HelpFormatter
     )
     add = parser.add_argument
-    add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="H5 file with the training data")
+    add(
+        "--dataset_path",
+        type=path_type,
+        default=Path("VLFDataset_h5/MSRS_train.h5"),
+        help="H5 file with the training data",
+    )
     add("--numepochs", type=positive_int, default=150, help="number of epochs")
     add("--batch_size", type=positive_int, default=2, help="pairs per step and process; incomplete batches are dropped")
     add("--lr", type=positive, default=1e-5, help="learning rate of Adam")
@@ -67,9 +74,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--loss_ssim", type=not_negative, default=0, help="weight of the Lp+SSIM losses; at 0 they are only logged")
     add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
     add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
-    add("--pretrain", type=Path, metavar="FILE", help="start from these weights (.pkl, or .pth of the official code)")
+    add(
+        "--pretrain",
+        type=path_type,
+        metavar="FILE",
+        help="start from these weights (.pkl, or .pth of the official code)",
+    )
     add(
         "--resume",
+        type=not_empty,
         metavar="auto|FILE",
         help="resume from this checkpoint with the options of its run; options given here must not change the losses. "
         "Output goes to the folder of the run, or to a new one if the file was copied elsewhere. auto: resume from the "
@@ -89,7 +102,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--skip_bad", action="store_true", help="check all pairs first; name the bad ones and train without them")
     add("--max_steps", type=positive_int, metavar="N", help="end the run after N steps in total")
     add_device_options(parser)
-    add("--exp_root", type=Path, default=Path("exp"), help="folder for the runs")
+    add("--exp_root", type=path_type, default=Path("exp"), help="folder for the runs")
     parser.set_defaults(processes=processes.count())
     return parser
 

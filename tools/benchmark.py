@@ -36,7 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from utils.runtime.cli import run_command
+from utils.runtime.cli import not_empty, path_type, run_command
 from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -548,7 +548,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--steps", type=int, default=8, help="training steps")
     case("metrics", metrics_of_a_pair, threads=False, rounds=5, help="the metrics of a pair, and their plain formulas")
     add = case("text", encoding_of_texts, rounds=5, help="paragraphs in batches, and one at a time")
-    add("--encoder", required=True, help="folder or name of a text encoder, as in data_process.py")
+    add("--encoder", type=not_empty, required=True, help="folder or name of a text encoder, as in data_process.py")
     add = case("preprocess", preprocess_on_cores, threads=False, rounds=7, help="data_process.py, and a plain form")
     add("--pairs", type=int, default=300, help="pairs of 480x640 (default: %(default)s)")
     # Without a help text, these processes of the cases above are not listed.
@@ -557,8 +557,8 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("name")
     add("numbers", type=int, nargs=3)
     add = case("plain", plain_preprocess, threads=False)
-    add("root", type=Path)
-    add("path", type=Path)
+    add("root", type=path_type)
+    add("path", type=path_type)
     return parser
 
 

@@ -9,7 +9,6 @@ and `_epochs.csv`. Gaps are relative to the first log. A single log gets a chart
 from __future__ import annotations
 
 import argparse
-import csv
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,9 +16,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from utils.runtime.cli import run_command
+from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import write_csv
 from utils.training.loss_curves import SUFFIXES, draw_losses, epoch_means
 from utils.training.loss_log import LOSSES, LogLine, read_log
 
@@ -30,9 +29,15 @@ Step = tuple[int, int, int]
 def get_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tools.compare_loss", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("logs", type=Path, nargs="+", metavar="LOG", help="log.txt of a run; the first is the reference")
+    add("logs", type=path_type, nargs="+", metavar="LOG", help="log.txt of a run; the first is the reference")
     add("--labels", nargs="+", metavar="LABEL", help="names of the runs, one per log (default: the file names)")
-    add("--out", default="images/loss", metavar="PREFIX", help="start of the names of the output files")
+    add(
+        "--out",
+        type=path_type,
+        default=Path("images/loss"),
+        metavar="PREFIX",
+        help="start of the names of the output files",
+    )
     return parser
 
 
@@ -118,18 +123,16 @@ def write_tables(logs: Mapping[str, Sequence[LogLine]], steps_path: Path, epochs
             gaps = compare(logs[reference], logs[label], value)
             by_step[f"{field} gap {label}"] = gaps.steps
             by_epoch[f"{field} gap {label}"] = gaps.epochs
-    _write_csv(steps_path, ("epoch", "batch", "batches"), by_step)
-    _write_csv(
+    _write_table(steps_path, ("epoch", "batch", "batches"), by_step)
+    _write_table(
         epochs_path, ("epoch",), {name: {(at,): x for at, x in means.items()} for name, means in by_epoch.items()}
     )
 
 
-def _write_csv(path: Path, key_names: Sequence[str], columns: Mapping[str, Mapping[tuple[int, ...], float]]) -> None:
+def _write_table(path: Path, key_names: Sequence[str], columns: Mapping[str, Mapping[tuple[int, ...], float]]) -> None:
     keys = sorted(set().union(*columns.values()))
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow([*key_names, *columns])
-        writer.writerows([*key, *(column.get(key, "") for column in columns.values())] for key in keys)
+    rows = ([*key, *(column.get(key, "") for column in columns.values())] for key in keys)
+    write_csv(path, [[*key_names, *columns], *rows])
 
 
 def label_logs(paths: Sequence[Path], labels: Sequence[str] | None) -> list[str]:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.runtime.cli import run_command
+from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,7 +57,7 @@ def demo(out: Path, device: str) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=ROOT / "demo_output", help="folder for all files of the demo")
+    parser.add_argument("--out", type=path_type, default=ROOT / "demo_output", help="folder for all files of the demo")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train and test")
     args = parser.parse_args(argv)
     demo(args.out.resolve(), args.device)

@@ -169,7 +169,7 @@ def check_cache() -> Iterator[Finding]:
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files)
     yield Finding("cache", OK, f"{folder}, {size / (1 << 20):.0f} MiB in {len(files)} files")
-    free = shutil.disk_usage(folder if folder.is_dir() else Path.home()).free
+    free = shutil.disk_usage(folder if folder.is_dir() else jittor_home()).free
     if free < GIB:
         yield Finding("disk", NOTE, f"{free / GIB:.1f} GiB free", "compiled kernels need about 1 GiB")
 

@@ -40,7 +40,7 @@ from utils.evaluation.evaluate import (
     write_json,
 )
 from utils.evaluation.metrics import format_table
-from utils.runtime.cli import run_command
+from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate
 
@@ -52,7 +52,7 @@ def method_folder(text: str) -> tuple[str, Path]:
     name, equals, folder = text.partition("=")
     if not (name and equals and folder):
         raise argparse.ArgumentTypeError(f"NAME=DIR expected, not {text!r}")
-    return name, Path(folder)
+    return name, path_type(folder)
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -64,24 +64,26 @@ def get_args_parser() -> argparse.ArgumentParser:
     about = "also measure the mean of A and B, their maximum, and a Laplacian pyramid"
     parser.add_argument("--baselines", action="store_true", help=about)
     folders = parser.add_argument_group("sources in any two folders")
-    folders.add_argument("--dir_a", type=Path, metavar="DIR", help="images A: infrared, MRI, over-exposed, near focus")
-    folders.add_argument("--dir_b", type=Path, metavar="DIR", help="images B, with the same names")
+    folders.add_argument(
+        "--dir_a", type=path_type, metavar="DIR", help="images A: infrared, MRI, over-exposed, near focus"
+    )
+    folders.add_argument("--dir_b", type=path_type, metavar="DIR", help="images B, with the same names")
     about = "the names to average over, one per line (default: all images of dir_a)"
-    folders.add_argument("--list", type=Path, metavar="FILE", help=about)
+    folders.add_argument("--list", type=path_type, metavar="FILE", help=about)
     folders.add_argument("--strict", action="store_true", help="an image of dir_b without a partner is an error")
     layout = parser.add_argument_group("or sources in the layout of VLFDataset/")
     layout.add_argument("--task", choices=tuple(TASKS), default="IVF", help="fusion task (default: IVF)")
     layout.add_argument("--dataset", help="data set; with --dir_a only the table's title (default: its parent)")
     layout.add_argument("--mode", choices=MODES, default="test", help="which of its lists (default: test)")
     root = Path("VLFDataset")
-    layout.add_argument("--root", type=Path, default=root, metavar="DIR", help="the folder (default: VLFDataset)")
+    layout.add_argument("--root", type=path_type, default=root, metavar="DIR", help="the folder (default: VLFDataset)")
     output = parser.add_argument_group("output")
     about = "add FILM's row of the paper for this data set (default: the evaluated one)"
     output.add_argument("--published", nargs="?", const="", metavar="DATASET", help=about)
-    output.add_argument("--csv", type=Path, metavar="FILE", help="write all metrics of each image here")
-    output.add_argument("--json", type=Path, metavar="FILE", help="write them and the averages here, as JSON")
+    output.add_argument("--csv", type=path_type, metavar="FILE", help="write all metrics of each image here")
+    output.add_argument("--json", type=path_type, metavar="FILE", help="write them and the averages here, as JSON")
     about = "compare the images of the first two methods, and draw the pairs that differ most here"
-    output.add_argument("--differences", type=Path, metavar="FILE.png", help=about)
+    output.add_argument("--differences", type=path_type, metavar="FILE.png", help=about)
     return parser
 
 

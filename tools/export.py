@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from net.shapes import TEXT_SHAPE
-from utils.runtime.cli import run_command
+from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 from utils.training.checkpoint import PREFIX, read_checkpoint, read_weights
@@ -185,10 +185,10 @@ def get_args_parser() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description="Export trained weights for other programs.")
     add = parser.add_argument
-    add("weights", type=Path, help="a .pkl of train.py, an official .pth or a .safetensors file")
+    add("weights", type=path_type, help="a .pkl of train.py, an official .pth or a .safetensors file")
     kinds = "pth: for the official PyTorch code; safetensors; onnx: the complete network, for any image size"
     add("--to", choices=tuple(FORMATS), required=True, help=kinds)
-    add("-o", "--output", type=Path, metavar="FILE", help="the file to write (default: beside the weights)")
+    add("-o", "--output", type=path_type, metavar="FILE", help="the file to write (default: beside the weights)")
     return parser
 
 

@@ -30,9 +30,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from utils.data.stored import to_stored
 from utils.data.tasks import TASKS
-from utils.runtime.cli import run_command
+from utils.runtime.cli import not_empty, path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import atomic_path, write_text
 from utils.text.encoder import TextEncoder
 from utils.text.features import read_paragraph
 
@@ -374,8 +374,7 @@ def write_images(root: Path) -> None:
             write_png(root / f"Image/{pair.task}/{DATASET}/{side}/{pair.name}.png", image)
     for task, mode in {(pair.task, pair.mode) for pair in SAMPLE}:
         names = [pair.name for pair in SAMPLE if (pair.task, pair.mode) == (task, mode)]
-        with atomic_path(root / f"Image/{task}/{DATASET}/{mode}.txt") as temporary:
-            temporary.write_text("".join(f"{name}.png\n" for name in names))
+        write_text(root / f"Image/{task}/{DATASET}/{mode}.txt", "".join(f"{name}.png\n" for name in names))
 
 
 def read_paragraphs(root: Path) -> list[str]:
@@ -399,9 +398,10 @@ def write_features(
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Make the simulated data set Sample for the tasks IVF, MEF and MFF.")
     root = Path(__file__).resolve().parents[1] / "VLFDataset"
-    parser.add_argument("--root", type=Path, default=root, help="the data set's folder (default: %(default)s)")
+    parser.add_argument("--root", type=path_type, default=root, help="the data set's folder (default: %(default)s)")
     parser.add_argument(
         "--encoder",
+        type=not_empty,
         metavar="ENCODER",
         help="a pretrained text encoder of width 768, as for data_process.py --text_encoder; with it the text features "
         "are made again from the paragraphs in ROOT/Text, without it they stay unchanged",

@@ -23,13 +23,14 @@ from tqdm import tqdm
 
 from utils.data.h5 import H5Dataset
 from utils.data.stored import from_stored
+from utils.data.tasks import TASKS
 from utils.evaluation.contact_sheet import PageRow, draw_contact_sheet
 from utils.evaluation.evaluate import measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
-from utils.runtime.cli import add_device_options, run_command
+from utils.runtime.cli import add_device_options, path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path, naming
+from utils.runtime.files import naming, require_separate, write_text
 
 if TYPE_CHECKING:
     from net.Film import GuidedBranch, Net
@@ -43,11 +44,18 @@ def get_args_parser() -> argparse.ArgumentParser:
         prog="python -m tools.text_effect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--h5", type=Path, required=True, metavar="FILE", help="test pairs, from data_process.py")
-    add("--ckpt_path", type=Path, help="weights (default: those that ship)")
-    add("--task", default="IVF", help="selects the default weights (default: IVF)")
-    add("--neutral", type=Path, metavar="FILE.npy", help="feature of the neutral sentence; without it, it is left out")
-    add("--out", type=Path, default=Path("text_effect"), metavar="PREFIX", help="start of the names of the outputs")
+    add("--h5", type=path_type, required=True, metavar="FILE", help="test pairs, from data_process.py")
+    add("--ckpt_path", type=path_type, help="weights (default: those that ship)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="selects the default weights (default: IVF)")
+    add(
+        "--neutral",
+        type=path_type,
+        metavar="FILE.npy",
+        help="feature of the neutral sentence; without it, it is left out",
+    )
+    add(
+        "--out", type=path_type, default=Path("text_effect"), metavar="PREFIX", help="start of the names of the outputs"
+    )
     add_device_options(parser)
     return parser
 
@@ -126,6 +134,8 @@ def compare_texts(args: argparse.Namespace) -> None:
         UserError: data, weights or the feature are missing or do not fit.
     """
     path = checkpoint_path(args.ckpt_path, args.task)
+    numbers, page = Path(f"{args.out}.json"), Path(f"{args.out}.png")
+    require_separate([numbers, page], [args.h5, path, *([args.neutral] if args.neutral else [])])
     with H5Dataset(args.h5) as dataset:
         texts = texts_of(dataset, args.neutral)
         from utils.runtime.jittor_env import use_device
@@ -178,10 +188,9 @@ def compare_texts(args: argparse.Namespace) -> None:
         },
     }
     print_summary(summary)
-    with atomic_path(args.out.with_suffix(".json")) as temporary:
-        temporary.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    draw_contact_sheet([row for _, row in rows], f"Effect of the text, {path.name}", args.out.with_suffix(".png"))
-    print(f"numbers: {args.out.with_suffix('.json')}; pictures: {args.out.with_suffix('.png')}")
+    write_text(numbers, json.dumps(summary, indent=2) + "\n")
+    draw_contact_sheet([row for _, row in rows], f"Effect of the text, {path.name}", page)
+    print(f"numbers: {numbers}; pictures: {page}")
 
 
 def print_summary(summary: dict) -> None:

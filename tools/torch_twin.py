@@ -30,7 +30,7 @@ from net.shapes import STAGE_SIZE
 from tools.torch_film import HEADS, TwinNet, fusion_loss, keep_freed_memory, lp_ssim_loss
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Augmentation, Loader
-from utils.runtime.cli import not_negative, positive_int, run_command, stage
+from utils.runtime.cli import not_negative, path_type, positive_int, run_command, stage
 from utils.runtime.files import atomic_path, naming
 from utils.training.checkpoint import PREFIX, read_weights
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time
@@ -41,10 +41,10 @@ def get_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of the official script."""
     parser = argparse.ArgumentParser(prog="python -m tools.torch_twin", description=__doc__.splitlines()[0])
     add = parser.add_argument
-    add("--dataset_path", type=Path, default=Path("VLFDataset_h5/MSRS_train.h5"), help="training H5")
-    add("--log", type=Path, required=True, help="log file; an existing one is replaced")
-    add("--save", type=Path, help="file for the weights after each epoch, an official .pth")
-    add("--pretrain", type=Path, help="start from these weights: .pth of the official code, or .pkl of train.py")
+    add("--dataset_path", type=path_type, default=Path("VLFDataset_h5/MSRS_train.h5"), help="training H5")
+    add("--log", type=path_type, required=True, help="log file; an existing one is replaced")
+    add("--save", type=path_type, help="file for the weights after each epoch, an official .pth")
+    add("--pretrain", type=path_type, help="start from these weights: .pth of the official code, or .pkl of train.py")
     add("--seed", type=int, default=0, help="seed of the initial values and of the order of the samples")
     add("--no_shuffle", action="store_true", help="take the samples in the order of the file")
     add("--numepochs", type=positive_int, default=150, help="epochs to train")

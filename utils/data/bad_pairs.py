@@ -8,8 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.errors import UserError, of_system, printable
+from utils.runtime.files import naming, write_text
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +37,13 @@ class BadPairs:
 
     @contextmanager
     def guard(self, name: str) -> Iterator[None]:
-        """Run the body, which reads files of the pair `name`; with `skip`, its `UserError` only makes the pair bad."""
+        """Run the body, which reads files of the pair `name`; with `skip`, its error only makes the pair bad."""
         try:
             yield
-        except UserError as error:
-            if not self.skip:
+        except (UserError, OSError) as error:
+            if not self.skip or (isinstance(error, OSError) and error.filename is None):
                 raise
-            self.add(name, str(error))
+            self.add(name, of_system(error) if isinstance(error, OSError) else str(error))
 
     def add(self, name: str, reason: str) -> None:
         """Log and keep a bad pair."""
@@ -72,9 +72,8 @@ def list_skipped(path: Path, reasons: Mapping[str, str]) -> str:
         UserError: the list cannot be written.
     """
     if not reasons:
-        path.unlink(missing_ok=True)
+        with naming(path):
+            path.unlink(missing_ok=True)
         return ""
-    with atomic_path(path) as temporary:
-        lines = "".join(f"{name}\t{reason}\n" for name, reason in sorted(reasons.items()))
-        temporary.write_text(lines, encoding="utf-8", errors="backslashreplace")
+    write_text(path, "".join(f"{printable(name)}\t{printable(reason)}\n" for name, reason in sorted(reasons.items())))
     return f"skipped: {len(reasons)} bad pairs, named above, listed in {path}"

@@ -22,6 +22,7 @@ from utils.data.pairs import (
     stem,
 )
 from utils.data.tasks import TASKS
+from utils.runtime.cli import path_type
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_inside
 
@@ -42,12 +43,20 @@ class Selection:
 def add_source_options(parser: argparse.ArgumentParser, title: str = "where the images are") -> None:
     """Add the options that `find_source` reads, except task, dataset and mode, as a group under `title`."""
     add = parser.add_argument_group(title).add_argument
-    add("--root", type=Path, default=Path("VLFDataset"), help="folder of Image/, Text/ and TextFeature/")
-    add("--raw", type=Path, metavar="DIR", help="or a data set as downloaded; its layout is detected")
-    add("--dir_a", type=Path, metavar="DIR", help="or any two folders: images A (IR, MRI, over-exposed, near focus)")
-    add("--dir_b", type=Path, metavar="DIR", help="and images B, with the same names")
+    add("--root", type=path_type, default=Path("VLFDataset"), help="folder of Image/, Text/ and TextFeature/")
+    add("--raw", type=path_type, metavar="DIR", help="or a data set as downloaded; its layout is detected")
     add(
-        "--list", type=Path, metavar="FILE", help="with --raw or --dir_a: a list of the pairs to use, one name per line"
+        "--dir_a",
+        type=path_type,
+        metavar="DIR",
+        help="or any two folders: images A (IR, MRI, over-exposed, near focus)",
+    )
+    add("--dir_b", type=path_type, metavar="DIR", help="and images B, with the same names")
+    add(
+        "--list",
+        type=path_type,
+        metavar="FILE",
+        help="with --raw or --dir_a: a list of the pairs to use, one name per line",
     )
     add("--strict", action="store_true", help="with --raw or --dir_a: an image without a partner is an error")
 

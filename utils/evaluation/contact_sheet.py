@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
-from utils.runtime.files import atomic_path
+from utils.runtime.errors import printable
+from utils.runtime.figures import new_figure
 
 PAIR_HEIGHT = 2.6  # inches
 PAGE_WIDTH = 11.0
@@ -37,18 +36,15 @@ def draw_contact_sheet(rows: Sequence[PageRow], title: str, path: Path) -> None:
     """
     shown = [rows[index] for index in range(min(len(rows), MAX_PAIRS))]
     columns = len(shown[0].images)
-    figure = Figure(figsize=(PAGE_WIDTH, PAIR_HEIGHT * len(shown) + 0.6), layout="constrained")
-    FigureCanvasAgg(figure)
     of_all = f" ({len(shown)} of {len(rows)})" if len(shown) < len(rows) else ""
-    figure.suptitle(f"{title}{of_all}")
-    panels = figure.subplots(len(shown), columns, squeeze=False)
-    for row, line in zip(shown, panels, strict=True):
-        for (column, image), panel in zip(row.images.items(), line, strict=True):
-            panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
-            panel.set_title(column, fontsize=9)
-            panel.set_xticks([])
-            panel.set_yticks([])
-        line[0].set_ylabel(row.name, fontsize=9)
-        line[-1].set_xlabel("  ".join(f"{name} {value:.2f}" for name, value in row.metrics.items()), fontsize=7)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=DPI)
+    with new_figure(path, PAGE_WIDTH, PAIR_HEIGHT * len(shown) + 0.6, DPI) as figure:
+        figure.suptitle(printable(f"{title}{of_all}"))
+        panels = figure.subplots(len(shown), columns, squeeze=False)
+        for row, line in zip(shown, panels, strict=True):
+            for (column, image), panel in zip(row.images.items(), line, strict=True):
+                panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
+                panel.set_title(column, fontsize=9)
+                panel.set_xticks([])
+                panel.set_yticks([])
+            line[0].set_ylabel(printable(row.name), fontsize=9)
+            line[-1].set_xlabel("  ".join(f"{name} {value:.2f}" for name, value in row.metrics.items()), fontsize=7)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import logging
 import math
@@ -17,8 +16,8 @@ from tqdm import tqdm
 from utils.data.images import ImageReader, read_gray, require_one_size
 from utils.data.pairs import ImageFolder, key, left_out, read_list, require_partners, stem, unmatched
 from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
+from utils.runtime import files
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
 from utils.runtime.threads import map_ahead
 from utils.training.correlation import CORRELATIONS, correlate
 
@@ -198,12 +197,12 @@ def write_csv(path: Path, methods: Mapping[str, Mapping[str, Values]]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["method", "name", *COLUMNS])
-        for method, values in methods.items():
-            for name, row in values.items():
-                writer.writerow([method, name, *(row[metric] for metric in COLUMNS)])
+    rows = (
+        [method, name, *(row[metric] for metric in COLUMNS)]
+        for method, values in methods.items()
+        for name, row in values.items()
+    )
+    files.write_csv(path, [["method", "name", *COLUMNS], *rows])
 
 
 def write_json(
@@ -227,8 +226,7 @@ def write_json(
             for method, values in methods.items()
         },
     }
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    files.write_text(path, json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False))
 
 
 def _finite(row: Values) -> dict[str, float | None]:

@@ -3,42 +3,105 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import math
+import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 from utils.runtime import processes
-from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, OPTIONAL, Stopped, UserError, missing
+from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, OPTIONAL, Stopped, UserError, missing, of_system, printable
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run the `main` of a script and return its exit code.
 
-    0 on success; 2, after one line on stderr, for a `UserError` or a missing `OPTIONAL` package; 130 for Ctrl-C, 143
-    for SIGTERM. Any other exception is a bug and keeps its traceback. If one of several processes fails, it ends the
-    others. Scripts end with ``sys.exit(run_command(main))``.
+    0 on success; 2, after one line on stderr, for a `fault` of the user; 130 for Ctrl-C, 143 for SIGTERM. Any other
+    exception is a bug and keeps its traceback. If one of several processes fails, it ends the others. Scripts end with
+    ``sys.exit(run_command(main))``.
     """
-    processes.silence_others()
+    secure_streams()
     try:
+        processes.silence_others()
         main(argv)
-    except UserError as error:
-        # It may contain file names from untrusted data: escape line breaks and terminal control characters.
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
-        return processes.leave(EXIT_USAGE, f"error: {line}")
-    except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
-            raise
-        return processes.leave(EXIT_USAGE, f"error: {missing(error.name)}")
+        sys.stdout.flush()
+        raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+        if isinstance(raw, _Stream) and raw.problem:
+            raise UserError(of_system(raw.problem, "standard output", "cannot be written"))
     except KeyboardInterrupt as stop:
         number = stop.signal if isinstance(stop, Stopped) else signal.SIGINT
         word = "terminated" if number == signal.SIGTERM else "interrupted"
         return processes.leave(128 + number, word, by_agreement=True)
-    except Exception:
+    except Exception as error:
+        if line := fault(error):
+            # It may contain file names from untrusted data.
+            return processes.leave(EXIT_USAGE, f"error: {printable(line)}")
         if processes.count() == 1:
             raise
         return processes.leave(EXIT_BUG, traceback.format_exc())
     return 0
+
+
+def fault(error: Exception) -> str | None:
+    """What the user can do about an error, in one line; None if it is a bug.
+
+    Errors of the operating system that name a file are about what people bring: a folder of another user, a name that
+    is too long, a link to itself. A message of our own says more, where it is known what the file is for.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        return of_system(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
+        return missing(error.name)
+    return None
+
+
+class _Stream(io.FileIO):
+    """Standard output or error that never raises: a training must not end because a line could not be shown.
+
+    Nobody may read it any more (``| head``, a closed terminal). Other reasons, such as a full disk, are in `problem`.
+    """
+
+    problem: OSError | None = None
+
+    def write(self, data: Any) -> int | None:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):
+                self.problem = error
+            return memoryview(data).nbytes
+
+
+def secure_streams() -> None:
+    """Make it safe to print: whatever the encoding of the terminal, and whether or not anybody reads it.
+
+    What cannot be encoded is printed as escapes. A stream that was closed before the start (``>&-``) leads to nowhere;
+    else the next file that is opened, such as an H5 file, would be standard output.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets this number
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
+        elif stream is getattr(sys, f"__{name}__") and isinstance(stream, io.TextIOWrapper):
+            stream.flush()
+            buffer = io.BufferedWriter(_Stream(stream.fileno(), "wb", closefd=False))
+            lines = stream.line_buffering or stream.write_through
+            wrapped = io.TextIOWrapper(buffer, stream.encoding, "backslashreplace", line_buffering=lines)
+            setattr(sys, name, wrapped)
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -72,6 +135,34 @@ def stage(text: str) -> str:
     epoch, weight = text.split(":")
     positive_int(epoch)
     not_negative(weight)
+    return text
+
+
+def not_empty(text: str) -> str:
+    """A path or name that is not empty; an empty one is mostly a shell variable that is not set."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("holds a NUL, which no path does" if text else "is empty")
+    return text
+
+
+def path_type(text: str) -> Path:
+    """A path that is not empty; `Path` reads an empty one as the current folder."""
+    return Path(not_empty(text))
+
+
+def name_type(text: str) -> str:
+    """The name of a data set, of which names of files are made."""
+    if text in ("", ".", "..") or "/" in text or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a plain name, not a path")
+    return text
+
+
+def text_type(text: str) -> str:
+    """A text in valid UTF-8."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError("is not UTF-8") from error
     return text
 
 

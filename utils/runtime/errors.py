@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import signal
 
 EXIT_BUG = 1
 EXIT_USAGE = 2
 # Packages that are imported only if needed, and may be missing.
 OPTIONAL = ("torch", "transformers")
+# The way out of an error of the system, where its own words do not show it.
+_WAYS_OUT = {
+    errno.ENOSPC: "free some space there, then run it again",
+    errno.EDQUOT: "free some of your quota there, then run it again",
+    errno.EFBIG: "raise the limit on file sizes (ulimit -f), then run it again",
+    errno.EACCES: "ask its owner for access, or choose another place",
+    errno.EPERM: "ask its owner for access, or choose another place",
+    errno.EROFS: "choose another place",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.ENOTDIR: "a part of this path is a file, where a folder is needed",
+    errno.EISDIR: "name a file",
+    errno.EEXIST: "there is a file, where a folder is needed",
+    errno.ELOOP: "the link leads to itself",
+}
 
 
 class UserError(Exception):
@@ -23,6 +39,26 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, number: int) -> None:
         super().__init__()
         self.signal = signal.Signals(number)
+
+
+def of_system(error: OSError, path: object = None, problem: str = "cannot be used") -> str:
+    """One line about an error of the operating system: the file, the reason, and the way out.
+
+    Args:
+        error: the error.
+        path: the file (default: that of the error).
+        problem: what is the matter with it.
+    """
+    path = os.fsdecode(error.filename) if path is None else path
+    # Not `error.strerror`: h5py's has several lines.
+    reason = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
+    way_out = _WAYS_OUT.get(error.errno, "")
+    return f"{path}: {problem} ({reason})" + (f"; {way_out}" if way_out else "")
+
+
+def printable(text: str) -> str:
+    """The text in one line: control characters, and bytes of file names that are not UTF-8, become escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def missing(package: str) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import errno
+import io
 import os
 import re
 import shutil
+import stat
 import tempfile
 import time
 import unicodedata
@@ -14,17 +17,15 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, of_system
 
 # The temporary files of a killed process: names that `tempfile` makes from the prefix and suffix below.
 _LEFTOVER = re.compile(r"\..*\.[a-z0-9_]{8}\.tmp(\.[^.]*)?")
 # A file that was not modified for this long is no longer being written.
 _IDLE_SECONDS = 3600.0
-_WAYS_OUT = {
-    errno.ENOSPC: "; free some space there, then run it again",
-    errno.EDQUOT: "; free some of your quota there, then run it again",
-    errno.EFBIG: "; raise the limit on file sizes (ulimit -f), then run it again",
-}
+MAX_NAME = 255  # bytes, on all common file systems
+# Their files are devices and links to open files, not places for results.
+_SYSTEM = ("/dev", "/proc", "/sys")
 
 
 @contextmanager
@@ -59,15 +60,63 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path | str, text: str) -> None:
+    """Write a text as UTF-8, completely or not at all. Bytes of file names that are not UTF-8 are written as escapes.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace", newline="")
+
+
+def write_csv(path: Path | str, rows: Iterable[Iterable[object]]) -> None:
+    """Write a table as CSV, as `write_text` does."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    write_text(path, text.getvalue())
+
+
 @contextmanager
-def naming(path: Path) -> Iterator[None]:
+def naming(path: Path | str, problem: str = "cannot be written") -> Iterator[None]:
     """Turn an `OSError` of the body, which writes `path`, into a `UserError` with the file's name and what to do."""
     try:
         yield
     except OSError as error:
-        # Not `error.strerror`: h5py's has several lines.
-        reason = os.strerror(error.errno) if error.errno else str(error).partition("\n")[0]
-        raise UserError(f"{path}: cannot be written ({reason}){_WAYS_OUT.get(error.errno, '')}") from error
+        raise UserError(of_system(error, path, problem)) from error
+
+
+def require_writable(path: Path) -> None:
+    """Raise `UserError` if the file `path` cannot be written. Long work starts after this, nothing is made here.
+
+    A full disk does not show before. Devices, pipes and files of the system are no outputs: a file would replace them.
+    """
+    with naming(path):
+        try:
+            mode = path.stat().st_mode  # raises for names that are too long
+        except (FileNotFoundError, NotADirectoryError):
+            mode = stat.S_IFREG
+        if stat.S_ISDIR(mode):
+            raise OSError(errno.EISDIR, "")
+        folder = Path(os.path.realpath(path.parent))
+        if not stat.S_ISREG(mode) or any(folder.is_relative_to(place) for place in _SYSTEM):
+            raise UserError(f"{path}: is no regular file, so it cannot be replaced; name another output")
+        _require_folder(folder)
+        if len(os.fsencode(path.name)) > MAX_NAME:
+            raise OSError(errno.ENAMETOOLONG, "")
+
+
+@cache
+def _require_folder(folder: Path) -> None:
+    """Raise `OSError` unless files can be made in `folder`, or it can be made with the folders above it."""
+    try:
+        mode = folder.stat().st_mode
+    except FileNotFoundError:
+        return _require_folder(folder.parent)
+    if not stat.S_ISDIR(mode):
+        raise OSError(errno.ENOTDIR, "")
+    if not os.access(folder, os.W_OK | os.X_OK, effective_ids=True):
+        raise OSError(errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES, "")
 
 
 def flush(path: Path) -> None:
@@ -120,9 +169,10 @@ def require_inside(path: Path, folder: Path) -> Path:
 
 
 def require_separate(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raise `UserError` if an output names an input or another output: through links, `..`, or another case.
+    """Raise `UserError` if an output cannot be written, or names an input or another output.
 
-    Call it before anything is written. Names are compared by the file that they lead to, where it exists.
+    Also through links, `..`, or another case: names are compared by the file that they lead to, where it exists. Call
+    it before anything is written.
     """
     files: dict[tuple[int, int], Path] = {}
     for path in inputs:
@@ -130,6 +180,7 @@ def require_separate(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
             files[_identity(path)] = path
     places: dict[str, Path] = {}
     for path in outputs:
+        require_writable(path)
         with suppress(OSError):
             if same := files.get(_identity(path)):
                 also = "" if same == path else f" (the same file as {same})"
@@ -155,6 +206,18 @@ def _ignores_case(folder: Path) -> bool:
         if place.exists() and other != place:
             return other.exists() and other.samefile(place)
     return False
+
+
+def expanded(text: str) -> Path:
+    """`text` as a path; `~` becomes the home folder.
+
+    Raises:
+        UserError: no home folder is known.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:  # no HOME, and the system does not know the user
+        raise UserError(f"{text}: {str(error).rstrip('.').lower()}; set HOME, or name the complete path") from error
 
 
 def umask() -> int:

@@ -23,7 +23,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
-from utils.runtime.files import naming
+from utils.runtime.files import expanded, naming
 
 PATCH = Path(__file__).with_name("jittor-1.3.11.patch")
 PACKAGES = ("jittor", "jittor_utils")
@@ -66,11 +66,12 @@ def jittor_home() -> Path:
     """
     if home := os.environ.get("JITTOR_HOME"):
         return Path(home)
+    own = expanded("~")
     try:
-        noted = json.loads((Path.home() / ".cache" / "jittor" / "config.json").read_text(encoding="utf-8"))
+        noted = json.loads((own / ".cache" / "jittor" / "config.json").read_text(encoding="utf-8"))
         return Path(noted["JITTOR_HOME"])
     except (OSError, ValueError, KeyError, TypeError):
-        return Path.home()
+        return own
 
 
 def read_patch(text: str) -> dict[str, Change]:

@@ -7,6 +7,7 @@ between processes are in `utils.runtime.collective`; this module imports only th
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -20,14 +21,20 @@ from utils.runtime.errors import UserError
 PRECEDENCE_SECONDS = 2.0
 
 
+def _number(name: str, default: int) -> int:
+    """The number in an environment variable, which mpirun sets; anything else there has no effect."""
+    text = os.environ.get(name, "")
+    return int(text) if re.fullmatch(r"\d{1,6}", text, re.ASCII) else default
+
+
 def count() -> int:
     """The number of processes."""
-    return int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1))
+    return max(1, _number("OMPI_COMM_WORLD_SIZE", 1))
 
 
 def rank() -> int:
     """The number of this process, from 0."""
-    return int(os.environ.get("OMPI_COMM_WORLD_RANK", 0))
+    return _number("OMPI_COMM_WORLD_RANK", 0)
 
 
 def is_main() -> bool:
@@ -37,12 +44,12 @@ def is_main() -> bool:
 
 def local_count() -> int:
     """The number of processes on this machine."""
-    return int(os.environ.get("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
+    return max(1, _number("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
 
 
 def local_rank() -> int:
     """The number of this process among those on this machine, from 0."""
-    return int(os.environ.get("OMPI_COMM_WORLD_LOCAL_RANK", 0))
+    return _number("OMPI_COMM_WORLD_LOCAL_RANK", 0)
 
 
 class Nobody:
@@ -66,10 +73,10 @@ def prepare() -> None:
     Raises:
         UserError: started by an mpirun that Jittor cannot use, or mpicc is missing.
     """
-    together = "OMPI_COMM_WORLD_SIZE" in os.environ
+    together = _number("OMPI_COMM_WORLD_SIZE", 0) > 0
     os.environ["use_mpi"] = str(int(together))
     if not together:
-        if int(os.environ.get("PMI_SIZE", 1)) > 1:
+        if _number("PMI_SIZE", 1) > 1:
             raise UserError(
                 "mpirun: not OpenMPI's, the only one that Jittor supports (Debian: apt install openmpi-bin)"
             )

@@ -12,7 +12,7 @@ from tqdm import tqdm
 from utils.data.pairs import Pair
 from utils.data.stored import STORED_SHAPE, from_stored, to_stored
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import atomic_path, expanded
 from utils.text.encoder import TOKENS, WIDTH, TextEncoder
 from utils.text.features import FeatureFiles, read_paragraph
 
@@ -36,7 +36,7 @@ def text_features(encoder: str, pairs: Sequence[Pair], default: str = "bert") ->
 
 def cache_folder() -> Path:
     """The folder of encoded features: text/ in $FILM_CACHE, else in ~/.cache/film-jittor."""
-    return Path(os.environ.get("FILM_CACHE") or "~/.cache/film-jittor").expanduser() / "text"
+    return expanded(os.environ.get("FILM_CACHE") or "~/.cache/film-jittor") / "text"
 
 
 class EncodedText:
@@ -57,7 +57,7 @@ class EncodedText:
         """The name of the encoder, or its folder as an absolute path, and its fingerprint. Loads it."""
         if self._encoder is None:
             self._encoder = TextEncoder(self.source)
-        folder = Path(self._encoder.source).expanduser()
+        folder = expanded(self._encoder.source)
         return str(folder.resolve()) if folder.is_dir() else self._encoder.source, self._encoder.fingerprint
 
     def check(self, pair: Pair) -> None:

@@ -13,7 +13,7 @@ from utils.data.images import read_bgr
 from utils.data.pairs import Pair
 from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import write_text
 from utils.text.encoder import load_model, load_pretrained
 
 CAPTIONERS = {"blip": "Salesforce/blip-image-captioning-base"}
@@ -96,7 +96,6 @@ def write_captions(
         if pair.name in bad.reasons:
             continue
         paragraph = compose(task, describe(images))
-        with atomic_path(pair.text) as temporary:
-            temporary.write_text(f"{paragraph}\n", encoding="utf-8")
+        write_text(pair.text, f"{paragraph}\n")
         written.append(pair.text)
     return written

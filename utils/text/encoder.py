@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +21,7 @@ import numpy as np
 
 from net.shapes import TEXT_SHAPE
 from utils.runtime.errors import UserError
+from utils.runtime.files import expanded
 from utils.runtime.threads import map_ahead
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def load_pretrained(source: str, what: str, architecture: str, **options: object
         UserError: it cannot be loaded; the message says why and what to do.
     """
     load = getattr(quiet_transformers(), architecture).from_pretrained
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if folder.is_dir():
         attempts = [(str(folder), True)]
         way_out = "expected config.json, weights and tokenizer there, as saved by transformers"

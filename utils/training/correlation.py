@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import write_csv
 
 # The reference image by the name of its column.
 CORRELATIONS = {"corr_max": "max(A, B)", "corr_a": "A", "corr_b": "B"}
@@ -116,8 +116,5 @@ def write_correlations(path: Path, rows: Mapping[int, Correlation]) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    with atomic_path(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["epoch", *CORRELATIONS])
-        for epoch, row in rows.items():
-            writer.writerow([epoch, *(f"{value:.6f}" for value in row)])
+    lines = ([epoch, *(f"{value:.6f}" for value in row)] for epoch, row in rows.items())
+    write_csv(path, [["epoch", *CORRELATIONS], *lines])

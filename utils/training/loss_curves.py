@@ -9,11 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
-from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.errors import UserError, printable
+from utils.runtime.figures import new_figure
 from utils.training.correlation import CORRELATIONS, Correlation
 from utils.training.loss_log import LOSSES, LogLine
 
@@ -63,45 +60,43 @@ def draw_losses(
     weighted = any(line.loss != line.loss_in_grad for lines in logs.values() for line in lines)
     top, *below = [field for field in LOSSES if field != "loss_in_grad" or weighted]
 
-    # Not pyplot: its figures and its choice of a backend are global to the process.
-    figure = Figure(figsize=(10, 7.5), layout="constrained")
-    FigureCanvasAgg(figure)
-    grid = figure.add_gridspec(2, len(below) + bool(correlations), height_ratios=(3, 2))
-    panels = {top: figure.add_subplot(grid[0, :])}
-    panels |= {field: figure.add_subplot(grid[1, column]) for column, field in enumerate(below)}
+    with new_figure(path, 10, 7.5, dpi=120) as figure:
+        grid = figure.add_gridspec(2, len(below) + bool(correlations), height_ratios=(3, 2))
+        panels = {top: figure.add_subplot(grid[0, :])}
+        panels |= {field: figure.add_subplot(grid[1, column]) for column, field in enumerate(below)}
 
-    for field, panel in panels.items():
-        value = attrgetter(field)
-        for (label, lines), (colour, dashes, width) in zip(logs.items(), cycle(_STYLES)):
-            # Rasterised, because a long run's steps would make an SVG of many megabytes.
-            steps = [_position(line) for line in lines], [value(line) for line in lines]
-            linewidth, alpha = (0.6, 0.35) if len(lines) > _FEW_STEPS else (1.0, 0.6)
-            panel.plot(*steps, color=colour, linewidth=linewidth, alpha=alpha, rasterized=True)
-            # The mean of an incomplete epoch would look like a bend of the curve.
-            whole = whole_epochs(lines)
-            positions, means = (list(epoch_means(whole, of).values()) for of in (_position, value))
-            marker = "o" if len(means) <= _FEW_EPOCHS else None
-            style = {"color": colour, "linestyle": dashes, "linewidth": width, "marker": marker}
-            panel.plot(positions, means, **style, label=label, zorder=3)
-        panel.set_xlabel("epoch")
-        panel.set_ylabel(LOSSES[field].chart)
-        panel.grid(alpha=0.3)
-    panels[top].set_title("training loss: every step (thin) and the mean of each epoch (bold)")
-    panels[top].legend()
-    if correlations:
-        panel = figure.add_subplot(grid[1, -1])
-        for name, image in CORRELATIONS.items():
-            values = [getattr(row, name) for row in correlations.values()]
-            panel.plot(
-                [epoch - 0.5 for epoch in correlations], values, label=image, marker="." if len(values) == 1 else None
-            )
-        panel.set_xlabel("epoch")
-        panel.set_ylabel("correlation of the fused image")
-        panel.grid(alpha=0.3)
-        panel.legend(fontsize=8)
-
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, dpi=120)
+        for field, panel in panels.items():
+            value = attrgetter(field)
+            for (label, lines), (colour, dashes, width) in zip(logs.items(), cycle(_STYLES)):
+                # Rasterised, because a long run's steps would make an SVG of many megabytes.
+                steps = [_position(line) for line in lines], [value(line) for line in lines]
+                linewidth, alpha = (0.6, 0.35) if len(lines) > _FEW_STEPS else (1.0, 0.6)
+                panel.plot(*steps, color=colour, linewidth=linewidth, alpha=alpha, rasterized=True)
+                # The mean of an incomplete epoch would look like a bend of the curve.
+                whole = whole_epochs(lines)
+                positions, means = (list(epoch_means(whole, of).values()) for of in (_position, value))
+                marker = "o" if len(means) <= _FEW_EPOCHS else None
+                style = {"color": colour, "linestyle": dashes, "linewidth": width, "marker": marker}
+                panel.plot(positions, means, **style, label=printable(label), zorder=3)
+            panel.set_xlabel("epoch")
+            panel.set_ylabel(LOSSES[field].chart)
+            panel.grid(alpha=0.3)
+        panels[top].set_title("training loss: every step (thin) and the mean of each epoch (bold)")
+        panels[top].legend()
+        if correlations:
+            panel = figure.add_subplot(grid[1, -1])
+            for name, image in CORRELATIONS.items():
+                values = [getattr(row, name) for row in correlations.values()]
+                panel.plot(
+                    [epoch - 0.5 for epoch in correlations],
+                    values,
+                    label=image,
+                    marker="." if len(values) == 1 else None,
+                )
+            panel.set_xlabel("epoch")
+            panel.set_ylabel("correlation of the fused image")
+            panel.grid(alpha=0.3)
+            panel.legend(fontsize=8)
 
 
 def _position(line: LogLine) -> float:
