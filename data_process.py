@@ -27,7 +27,7 @@ from utils.data.sources import add_reading_options, add_source_options, find_sou
 from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter, name_type, not_empty, path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import require_separate
+from utils.runtime.files import require_plain_name, require_separate
 from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.captions import CAPTIONERS, Captioner, write_captions
@@ -161,12 +161,15 @@ def data_process(args: argparse.Namespace) -> None:
     bad = BadPairs(args.skip_bad)
     source = find_source(args, args.mode, bad)
     print(source.found)
+    for pair in source.pairs:
+        with bad.guard(pair.name):
+            require_plain_name(pair.name, pair.image_a)  # it becomes a name in the H5 file
+    pairs = bad.good(source.pairs)
     path = args.out / f"{source.dataset}_{args.mode}.h5"
     skipped_path = path.with_name(f"{path.stem}_skipped.txt")
     inputs = [file for pair in source.pairs for file in (pair.image_a, pair.image_b, pair.text, pair.feature)]
     require_separate([path, skipped_path], [*inputs, *([args.list] if args.list else [])])
-    images = image_reader(args, source.pairs)
-    pairs = source.pairs
+    images = image_reader(args, pairs)
     if args.caption:
         written = write_captions(pairs, source.task, partial(Captioner, args.caption), images.bgr, bad)
         pairs = bad.good(pairs)

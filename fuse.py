@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +36,7 @@ from utils.evaluation.stacks import Stack, find_stacks
 from utils.evaluation.video import Film, find_films
 from utils.runtime.cli import add_device_options, not_empty, path_type, run_command, text_type
 from utils.runtime.errors import OPTIONAL, UserError, missing
-from utils.runtime.files import require_separate
+from utils.runtime.files import is_folder, require_readable, require_separate
 from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.features import FeatureFiles, read_paragraph
@@ -98,7 +97,7 @@ def find_jobs(a: Path, b: Path, out: Path | None, task: str, strict: bool, bad: 
         UserError: only one is a folder, no names match, `out` is not a .png file, a pair is bad and not to be skipped,
             or with `strict` an image has no partner.
     """
-    if a.is_dir() != b.is_dir():
+    if is_folder(a) != is_folder(b):
         raise UserError(f"{a}, {b}: expected two images or two folders of images, not one of each")
 
     def pair(name: str, image_a: Path, image_b: Path) -> Pair:
@@ -200,7 +199,8 @@ def features_of(
 
 def ready_feature(path: Path) -> Callable[[Pair], np.ndarray]:
     """A function that returns the feature in the file `path` for every pair."""
-    return lambda pair: FeatureFiles().feature(replace(pair, feature=path))
+    feature = FeatureFiles().feature(Pair("", path, path, path, path))
+    return lambda pair: feature
 
 
 def encode(features: EncodedText, texts: dict[str, str], trained: Provenance) -> str:
@@ -252,6 +252,8 @@ def fuse_others(others: Sequence[Film | Stack], args: argparse.Namespace, path: 
     if refused := [f"--{name}" for name in PAIRS_ONLY if getattr(args, name)]:
         raise UserError(f"{', '.join(refused)}: for pairs of images, not for stacks and films")
     require_separate(*files_of(others, args, path))
+    for source in (source for other in others for source in other.paths):
+        require_readable(source, "no such image or film")
     checkpoint, trained = read_weights(path, args.task)
     feature = features_of([other.pair for other in others], args, BadPairs(), path, trained)
     net = ready_net(args, path, checkpoint)

@@ -35,6 +35,7 @@ from utils.runtime.cli import HelpFormatter, add_device_options, name_type, path
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate
 from utils.runtime.threads import map_ahead
+from utils.training.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from net.Film import Net
@@ -226,6 +227,7 @@ def test(args: argparse.Namespace) -> None:
         files = color_files(args, dataset) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)
         require_separate(output_files(args, dataset), [*input_files(dataset, files), path])
+        checkpoint = read_checkpoint(path)  # a bad file is found before Jittor starts
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))
@@ -233,7 +235,7 @@ def test(args: argparse.Namespace) -> None:
             print(line)
         folder = args.out_dir / args.dataset
         gray, rgb = folder / "Gray", folder / "RGB"
-        own, colorless = fuse_dataset(load_net(path), dataset.share(), gray, rgb, files)
+        own, colorless = fuse_dataset(load_net(path, checkpoint), dataset.share(), gray, rgb, files)
         print(f"fused images: {gray}")
         if args.color:
             if colorless := collective.total(np.array([colorless], np.int32)).item():

@@ -33,10 +33,12 @@ from utils.runtime.cli import (
     stage,
 )
 from utils.runtime.errors import UserError
+from utils.runtime.files import require_writable
+from utils.training.checkpoint import read_weights
 from utils.training.correlation import Correlation, EpochCorrelation
 from utils.training.loss_log import LogLine, eta_text
 from utils.training.resume import Checkpoint, open_run, parse_options
-from utils.training.run_folder import CURVE_NAME, RunFolder
+from utils.training.run_folder import CURVE_NAME, LOG_NAME, RunFolder
 from utils.training.stages import weight_at
 from utils.training.stop import StopRequest
 
@@ -165,13 +167,16 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         UserError: bad data, a checkpoint that does not fit, or a loss that is not finite.
         Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the last step is written.
     """
-    from utils.runtime.jittor_env import use_device
-    from utils.training.trainer import build_trainer
-
+    require_writable(((checkpoint.run if checkpoint else None) or args.exp_root) / LOG_NAME)
+    if args.pretrain and not checkpoint:
+        read_weights(args.pretrain)  # a bad file is found before Jittor starts
     with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1 and not args.crop) as dataset:
         rank, batch_size = processes.rank(), args.batch_size * processes.count()
         if len(dataset) < batch_size:
             raise UserError(f"{args.dataset_path}: {len(dataset)} pairs are fewer than a batch of {batch_size}")
+        from utils.runtime.jittor_env import use_device
+        from utils.training.trainer import build_trainer
+
         print(use_device(args.device, args.tf32))
         if line := processes.describe():
             print(line)

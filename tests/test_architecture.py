@@ -66,6 +66,11 @@ def test_nothing_imports_a_script_or_a_tool(inner):
     assert not found
 
 
+def test_one_module_imports_matplotlib():
+    """It sees to it that the environment, such as $MPLBACKEND, has no effect."""
+    assert {module for module, _, name in imports() if name.split(".")[0] == "matplotlib"} == {"utils.runtime.figures"}
+
+
 def test_no_circles(inner):
     """Imports in functions count too."""
     graph = {module: {name for source, _, name in inner if source == module} for module, _, _ in inner}

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import write_csv
+from utils.runtime.files import require_separate, write_csv
 from utils.training.loss_curves import SUFFIXES, draw_losses, epoch_means
 from utils.training.loss_log import LOSSES, LogLine, read_log
 
@@ -156,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logs = dict(zip(label_logs(args.logs, args.labels), map(read_log, args.logs), strict=True))
     charts = [Path(f"{args.out}{suffix}") for suffix in SUFFIXES]
     tables = [Path(f"{args.out}_{rows}.csv") for rows in ("steps", "epochs")]
+    require_separate([*charts, *tables], args.logs)
     for chart in charts:
         draw_losses(logs, chart)
     write_tables(logs, *tables)

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
+from utils.runtime.files import require_writable
 
 ROOT = Path(__file__).resolve().parent.parent
 TESTED, TRAINED = "TNO", "Sample"
@@ -60,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=path_type, default=ROOT / "demo_output", help="folder for all files of the demo")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train and test")
     args = parser.parse_args(argv)
+    require_writable(args.out / "h5")
     demo(args.out.resolve(), args.device)
 
 

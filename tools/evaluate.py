@@ -43,6 +43,7 @@ from utils.evaluation.metrics import format_table
 from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate
+from utils.training.loss_curves import SUFFIXES
 
 PAIRS_DRAWN = 4
 
@@ -113,6 +114,8 @@ def evaluate(args: argparse.Namespace) -> None:
     dataset, sources = sources_of(args)
     if args.differences and len(args.fused) < 2:
         raise UserError("--differences compares two methods; name both: --fused NAME=DIR NAME=DIR")
+    if args.differences and args.differences.suffix.lower() not in SUFFIXES:
+        raise UserError(f"{args.differences}: expected a {' or '.join(SUFFIXES)} file")
     # Find typing errors before the long computation.
     rows = published_rows(args.published or dataset) if args.published is not None else {}
     names = [name for name, _ in args.fused] + (list(BASELINES) if args.baselines else [])

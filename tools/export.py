@@ -21,7 +21,7 @@ import numpy as np
 from net.shapes import TEXT_SHAPE
 from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import atomic_path, require_separate
 from utils.training.checkpoint import PREFIX, read_checkpoint, read_weights
 
 if TYPE_CHECKING:
@@ -167,9 +167,10 @@ def export(source: Path, kind: str, output: Path | None) -> Path:
     Raises:
         UserError: the weights cannot be read, are those of another network, or the file cannot be written.
     """
-    path = output or source.with_suffix(f".{kind}")
+    path = output or source.parent / f"{source.stem}.{kind}"
     if path.exists() and (output is None or (source.exists() and path.samefile(source))):
         raise UserError(f"{path}: exists already; name another file with -o")
+    require_separate([path], [source])
     checkpoint = read_checkpoint(source)
     about = {"network": "FILM"} | {k: v for k, v in checkpoint.items() if isinstance(v, str | int | float)}
     weights = float_weights(source, checkpoint)

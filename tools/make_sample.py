@@ -32,7 +32,7 @@ from utils.data.stored import to_stored
 from utils.data.tasks import TASKS
 from utils.runtime.cli import not_empty, path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path, write_text
+from utils.runtime.files import atomic_path, require_writable, write_text
 from utils.text.encoder import TextEncoder
 from utils.text.features import read_paragraph
 
@@ -407,6 +407,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "are made again from the paragraphs in ROOT/Text, without it they stay unchanged",
     )
     args = parser.parse_args(argv)
+    require_writable(args.root / "Image")
     if args.encoder is None:
         write_images(args.root)
         return

@@ -25,7 +25,7 @@ from utils.data.stored import to_stored
 from utils.data.tasks import TASKS
 from utils.runtime.cli import not_empty, path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import atomic_path, require_separate
 from utils.text.cache import EncodedText
 from utils.training.checkpoint import read_checkpoint, read_weights, save_checkpoint
 
@@ -100,6 +100,7 @@ def release(args: argparse.Namespace) -> None:
     data = Provenance(args.task, args.encoder_name or name, digest)
     weights, feature = (args.out / f"{args.task}{suffix}" for suffix in (".pkl", ".npy"))
     sentence = TASKS[args.task].neutral
+    require_separate([weights, feature], args.checkpoints)
     print(features.prepare_texts({sentence: sentence}))
     save_checkpoint(weights, released(state, mean_weights(args.checkpoints), data, args.commit))
     with atomic_path(feature) as temporary:

@@ -22,15 +22,16 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.h5 import H5Dataset
-from utils.data.stored import from_stored
+from utils.data.pairs import Pair
 from utils.data.tasks import TASKS
 from utils.evaluation.contact_sheet import PageRow, draw_contact_sheet
 from utils.evaluation.evaluate import measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.runtime.cli import add_device_options, path_type, run_command
-from utils.runtime.errors import UserError
-from utils.runtime.files import naming, require_separate, write_text
+from utils.runtime.files import require_separate, write_text
+from utils.text.features import FeatureFiles
+from utils.training.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
     from net.Film import GuidedBranch, Net
@@ -118,11 +119,7 @@ def texts_of(dataset: H5Dataset, neutral: Path | None) -> dict[str, Callable[[in
         "zeros": lambda index: np.zeros_like(dataset[index].text),
     }
     if neutral:
-        with naming(neutral):
-            feature = np.load(neutral, allow_pickle=False)
-        feature = from_stored(feature.astype(np.float32)) if feature.ndim == 3 else feature
-        if feature.shape != dataset[0].text.shape:
-            raise UserError(f"{neutral}: has shape {feature.shape}; expected {dataset[0].text.shape}")
+        feature = FeatureFiles().feature(Pair("", neutral, neutral, neutral, neutral))
         texts["neutral sentence"] = lambda index: feature
     return texts
 
@@ -138,10 +135,11 @@ def compare_texts(args: argparse.Namespace) -> None:
     require_separate([numbers, page], [args.h5, path, *([args.neutral] if args.neutral else [])])
     with H5Dataset(args.h5) as dataset:
         texts = texts_of(dataset, args.neutral)
+        checkpoint = read_checkpoint(path)
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))
-        net = load_net(path)
+        net = load_net(path, checkpoint)
         probed = probes(net)
         metrics: dict[str, list[list[float]]] = {text: [] for text in texts}
         differences: dict[str, list[tuple[float, int]]] = {text: [] for text in texts if text != OWN}

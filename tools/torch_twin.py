@@ -31,7 +31,7 @@ from tools.torch_film import HEADS, TwinNet, fusion_loss, keep_freed_memory, lp_
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Augmentation, Loader
 from utils.runtime.cli import not_negative, path_type, positive_int, run_command, stage
-from utils.runtime.files import atomic_path, naming
+from utils.runtime.files import atomic_path, naming, require_separate
 from utils.training.checkpoint import PREFIX, read_weights
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time
 from utils.training.stages import weight_at
@@ -155,6 +155,8 @@ def train(net: TwinNet, dataset: H5Dataset, args: argparse.Namespace, device: to
 def main(argv: Sequence[str] | None = None) -> None:
     args = get_parser().parse_args(argv)
     keep_freed_memory()
+    inputs = [args.dataset_path, *([args.pretrain] if args.pretrain else [])]
+    require_separate([args.log, *([args.save] if args.save else [])], inputs)
     if args.threads:
         torch.set_num_threads(args.threads)
     if args.device == "cuda" and not torch.cuda.is_available():

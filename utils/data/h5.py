@@ -26,7 +26,7 @@ from tqdm import tqdm
 from utils.data.provenance import UNKNOWN, Provenance
 from utils.data.stored import STORED_SHAPE, from_stored, to_stored
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path, require_plain_name
+from utils.runtime.files import atomic_path, is_file, require_plain_name
 from utils.runtime.processes import share
 
 logger = logging.getLogger(__name__)
@@ -151,7 +151,7 @@ class H5Dataset:
         self.path = Path(path)
         self.skipped: dict[str, str] = {}
         self._constant: set[str] = set()
-        if not self.path.is_file():
+        if not is_file(self.path):
             raise UserError(f"{self.path}: no such H5 file; data_process.py writes it")
         try:
             self._file = h5py.File(self.path, "r")

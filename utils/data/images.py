@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -13,7 +12,7 @@ import numpy as np
 
 from net.shapes import STAGE_SIZE
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import atomic_path, is_file, naming
 from utils.runtime.threads import map_ahead
 
 PNG_MARK, PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND"
@@ -229,13 +228,10 @@ def _some(notes: Mapping[Path, str]) -> str:
 
 
 def _read_bytes(path: Path) -> np.ndarray:
-    # Not `Path.is_file`, which raises for names that are too long and for folders without read permission.
-    if not os.path.isfile(path):  # noqa: PTH113
-        raise UserError(f"{path}: no such image")
-    try:
+    with naming(path, "cannot be read"):
+        if not is_file(path):
+            raise UserError(f"{path}: no such image")
         return np.fromfile(path, np.uint8)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _decoded(path: Path, data: np.ndarray, flags: int) -> np.ndarray:

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 from utils.data.pairs import is_data_folder, is_image
 from utils.data.tasks import TASKS
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, of_system
+from utils.runtime.files import is_folder
 
 SPLITS = Path(__file__).resolve().parent / "splits"
 
@@ -103,7 +104,7 @@ def detect(folder: Path, mode: str, task: str | None = None, dataset: str | None
     Raises:
         UserError: no layout or several layouts fit, or there is no pair for `mode`.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder}: no such folder; expected a downloaded data set")
     layout, a, b = _fitting(folder, sorted(_images(folder)), task, dataset)
     title = dataset or layout.dataset or folder.resolve().name
@@ -126,8 +127,16 @@ class _Key(NamedTuple):
 
 
 def _images(folder: Path) -> Iterator[Path]:
-    """All images in `folder` and its subfolders. Links are followed, except those that form a cycle."""
-    for parent, children, files in os.walk(folder, followlinks=True):
+    """All images in `folder` and its subfolders. Links are followed, except those that form a cycle.
+
+    Raises:
+        UserError: a folder may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(of_system(error, problem="cannot be read"))
+
+    for parent, children, files in os.walk(folder, followlinks=True, onerror=refuse):
         above = Path(parent).resolve()
         children[:] = [
             child

@@ -12,7 +12,7 @@ from utils.data.bad_pairs import BadPairs
 from utils.data.images import IMAGE_SUFFIXES, can_read
 from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
-from utils.runtime.files import require_inside, require_plain_name
+from utils.runtime.files import is_folder, require_inside, require_plain_name
 
 MODES = ("train", "test")
 NAMES_SHOWN = 3
@@ -124,7 +124,7 @@ class ImageFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        if not folder.is_dir():
+        if not is_folder(folder):
             raise UserError(f"{folder}: no such folder; expected the images of the pairs there")
         self.files: dict[str, list[str]] = {}
         others = Counter[str]()

@@ -12,6 +12,7 @@ import numpy as np
 from utils.data.images import stretch_to_uint8
 from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
+from utils.runtime.files import is_file
 
 if TYPE_CHECKING:
     from net.Film import Net
@@ -42,7 +43,7 @@ def checkpoint_path(given: Path | None, task: str) -> Path:
     """
     names = (f"{task}.pkl", f"{task}.pth")
     candidates = [given] if given else [folder / name for folder in (Path("models"), SHIPPED) for name in names]
-    if found := [path for path in candidates if path.is_file()]:
+    if found := [path for path in candidates if is_file(path)]:
         return found[0]
     or_pth = "" if given else f", nor {names[1]} there"
     problem = f"no such checkpoint{or_pth}; name one with --ckpt_path (train.py writes .pkl files)"

@@ -20,7 +20,7 @@ from utils.data.pairs import pair_of
 from utils.evaluation.inference import Job
 from utils.evaluation.stacks import Fuse
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import atomic_path, require_readable
 from utils.training.stop import StopRequest
 
 # The codec of each container, of those that the FFmpeg in OpenCV's wheels can write.
@@ -99,17 +99,28 @@ def _stretch(frame: np.ndarray, low: float, high: float) -> np.ndarray:
     return (np.clip((frame - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
+def _name(path: Path) -> str:
+    """The name of a film for OpenCV.
+
+    Raises:
+        UserError: it is not UTF-8.
+    """
+    try:
+        return str(path).encode().decode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: OpenCV opens a film only by a name in UTF-8; rename it, or its folder") from error
+
+
 class _Reader:
     """A film: its size, frames per second, and number of frames as its header says."""
 
     def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise UserError(f"{path}: no such film")
+        require_readable(path, "no such film")
         # For a bad file, OpenCV and FFmpeg would print lines in addition to the error below.
         cv2.setLogLevel(0)
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
         self.path = path
-        self._capture = cv2.VideoCapture(str(path))
+        self._capture = cv2.VideoCapture(_name(path))
         width, height, self.rate, count = (
             self._capture.get(key)
             for key in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT, cv2.CAP_PROP_FPS, cv2.CAP_PROP_FRAME_COUNT)
@@ -138,7 +149,7 @@ def _writing(path: Path, like: _Reader) -> Iterator[Callable[[np.ndarray], None]
     height, width = like.shape
     with atomic_path(path) as temporary:
         codec = cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()])
-        writer = cv2.VideoWriter(str(temporary), codec, like.rate, (width, height))
+        writer = cv2.VideoWriter(_name(temporary), codec, like.rate, (width, height))
         if not writer.isOpened():
             raise UserError(f"{path}: this build of OpenCV cannot write it; choose another of {', '.join(CODECS)}")
         written = 0

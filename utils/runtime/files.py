@@ -41,6 +41,7 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         UserError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
+    require_writable(path)
     temporary = None
     try:
         with naming(path):
@@ -106,6 +107,36 @@ def require_writable(path: Path) -> None:
             raise OSError(errno.ENAMETOOLONG, "")
 
 
+def is_file(path: Path | str) -> bool:
+    """Whether `path` is a file.
+
+    Raises:
+        OSError: that cannot be found out, for instance because a folder above may not be opened. `Path.is_file` says
+            False there, from Python 3.14 on, and the person would look for a file that is there.
+    """
+    return stat.S_ISREG(_mode(path))
+
+
+def is_folder(path: Path | str) -> bool:
+    """Whether `path` is a folder; errors as for `is_file`."""
+    return stat.S_ISDIR(_mode(path))
+
+
+def _mode(path: Path | str) -> int:
+    try:
+        return Path(path).stat().st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return 0
+
+
+def require_readable(path: Path, problem: str) -> None:
+    """Raise `UserError` if `path` is not a file that may be read; if there is none, its line ends with `problem`."""
+    with naming(path, "cannot be read"):
+        if not is_file(path):
+            raise UserError(f"{path}: {problem}")
+        path.open("rb").close()
+
+
 @cache
 def _require_folder(folder: Path) -> None:
     """Raise `OSError` unless files can be made in `folder`, or it can be made with the folders above it."""
@@ -149,8 +180,9 @@ _remove_old_leftovers = cache(remove_leftovers)
 def require_plain_name(name: str, where: Path | str) -> None:
     """Raise `UserError` unless a name, read from `where`, is a plain file name (not `../x`, `/x` or `x/y`)."""
     # Cc: NUL ends a file name, the others break lists and terminals. Cs (surrogates) cannot be encoded.
-    hidden = any(unicodedata.category(character) in ("Cc", "Cs") for character in name)
-    if hidden or name in ("", ".", "..") or "/" in name or os.sep in name:
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in name):
+        raise UserError(f"{where}: {name!r} holds a control character, or a byte that is not UTF-8; rename it")
+    if name in ("", ".", "..") or "/" in name or os.sep in name:
         raise UserError(f"{where}: {name!r} leads out of its folder; expected a plain file name")
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from utils.data.pairs import Pair
 from utils.data.stored import STORED_SHAPE, from_stored
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, of_system
 
 EXPECTED = f"expected a float32 .npy of shape {STORED_SHAPE}"
 
@@ -43,6 +43,8 @@ class FeatureFiles:
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such text feature; {EXPECTED}") from error
         except Exception as error:  # NumPy raises many kinds of errors for a damaged header
+            if isinstance(error, OSError) and error.errno:
+                raise UserError(of_system(error, path, "cannot be read")) from error
             raise UserError(f"{path}: cannot be read; {EXPECTED}") from error
         if not isinstance(feature, np.ndarray) or feature.shape != STORED_SHAPE or feature.dtype.kind != "f":
             shape, dtype = getattr(feature, "shape", "?"), getattr(feature, "dtype", "?")

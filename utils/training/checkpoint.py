@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
+from utils.runtime.files import atomic_path, is_file
 from utils.training.unpickle import MAX_BYTES, Refused, RestrictedUnpickler, Storage, numbers
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             arrays, numbers, strings, lists, tuples and dictionaries.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(
             f"{path}: no such checkpoint; a .pkl of this project, a .pth of the official code or a .safetensors was "
             "expected"

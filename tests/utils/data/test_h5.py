@@ -269,7 +269,7 @@ def test_names_that_lead_out_are_refused(tmp_path, name):
             file[group].move("00", name.replace("/", "|"))
     content = (tmp_path / "x.h5").read_bytes()
     (tmp_path / "x.h5").write_bytes(content.replace(b"a|b\0", b"a/b\0"))
-    with pytest.raises(UserError, match=r"x.h5: .* leads out of its folder"):
+    with pytest.raises(UserError, match=r"x.h5: .* (leads out of its folder|holds a control character)"):
         H5Dataset(tmp_path / "x.h5")
 
 

@@ -60,7 +60,7 @@ def test_lists_of_other_editors_are_read(tmp_path):
         (b"../1.png\n", "leads out"),
         (b"/etc/1.png\n", "leads out"),
         (b"..\n", "leads out"),
-        (b"1\0.png\n", "leads out"),
+        (b"1\0.png\n", "control character"),
         (b"\xff\xfe1\x00", "UTF-8"),
     ],
 )

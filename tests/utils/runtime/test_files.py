@@ -93,9 +93,15 @@ def test_a_long_name_in_three_byte_letters_can_be_written(tmp_path):
     assert path.read_text() == "one"
 
 
-@pytest.mark.parametrize("name", ["..", ".", "", "../x", "/etc/x", "a/b", "a/../../x", "x\0.png", "x\n.png", "\udcff"])
+@pytest.mark.parametrize("name", ["..", ".", "", "../x", "/etc/x", "a/b", "a/../../x"])
 def test_names_that_are_none_are_refused(name):
     with pytest.raises(UserError, match=r"^list.txt: .* leads out of its folder"):
+        require_plain_name(name, "list.txt")
+
+
+@pytest.mark.parametrize("name", ["x\0.png", "x\n.png", "\udcff"])
+def test_names_that_cannot_be_listed_are_refused(name):
+    with pytest.raises(UserError, match=r"^list.txt: .* holds a control character, or a byte that is not UTF-8"):
         require_plain_name(name, "list.txt")
 
 
