@@ -61,6 +61,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def first_line(error: Exception) -> str:
+    """The first line of an error's message, else its kind."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def missing(package: str) -> str:
     """What to do about an `OPTIONAL` package that is not installed."""
     return (

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, first_line
 from utils.runtime.files import atomic_path
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def _matplotlib() -> ModuleType:
     except ModuleNotFoundError:
         raise
     except Exception as error:  # a damaged matplotlibrc, no temporary folder, a working folder that was deleted
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"matplotlib: cannot be started ({reason}); set MPLCONFIGDIR to another folder") from error
+        problem = f"matplotlib: cannot be started ({first_line(error)})"
+        raise UserError(f"{problem}; set MPLCONFIGDIR to another folder") from error
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend

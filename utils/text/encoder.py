@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from net.shapes import TEXT_SHAPE
-from utils.runtime.errors import UserError
+from utils.runtime.errors import UserError, first_line
 from utils.runtime.files import expanded
 from utils.runtime.threads import map_ahead
 
@@ -74,12 +74,23 @@ OTHERS = FAMILIES["bert"]
 
 
 def quiet_transformers() -> ModuleType:
-    """The module transformers, with warnings switched off; progress bars of downloads still show."""
-    import torch  # noqa: F401 - if it is missing, say so before transformers prints a warning and asks the hub
-    import transformers
+    """The module transformers, with warnings switched off; progress bars of downloads still show.
 
-    transformers.utils.logging.set_verbosity_error()
-    import huggingface_hub  # comes with transformers
+    Raises:
+        UserError: it cannot be imported, for instance because of an environment variable such as HF_HUB_....
+    """
+    import torch  # noqa: F401 - if it is missing, say so before transformers prints a warning and asks the hub
+
+    try:
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()
+        import huggingface_hub  # comes with transformers
+    except ModuleNotFoundError:
+        raise
+    except Exception as error:
+        problem = f"transformers: cannot be started ({first_line(error)})"
+        raise UserError(f"{problem}; look at the variables HF_... and TRANSFORMERS_... in the environment") from error
 
     huggingface_hub.utils.logging.set_verbosity_error()
     return transformers
