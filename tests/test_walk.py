@@ -13,7 +13,9 @@ import importlib
 import io
 import os
 import pickle
+import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -31,15 +33,17 @@ from utils.runtime.errors import printable
 from utils.runtime.files import MAX_NAME
 from utils.training.loss_log import LOSSES, LogLine, format_line
 
-pytest.importorskip("torch")
+torch = pytest.importorskip("torch")
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # What an option names: a file or folder to read or to write, the start of the names of files to write, a data set, a
-# text encoder (name or folder), a label, or a text.
-READ, READ_FOLDER, WRITE, WRITE_FOLDER, PREFIX, NAME, ENCODER, LABEL, TEXT = (
-    "read", "read folder", "write", "write folder", "prefix", "name", "encoder", "label", "text"
+# text encoder (name or folder), a label, a text, or one of some known names.
+READ, READ_FOLDER, WRITE, WRITE_FOLDER, PREFIX, NAME, ENCODER, LABEL, TEXT, KNOWN = (
+    "read", "read folder", "write", "write folder", "prefix", "name", "encoder", "label", "text", "known"
 )  # fmt: skip
 SOURCES = {"root": READ_FOLDER, "raw": READ_FOLDER, "dir_a": READ_FOLDER, "dir_b": READ_FOLDER, "list": READ}
-NOT_FILES = (NAME, ENCODER, TEXT)
+NOT_FILES = (NAME, ENCODER, TEXT, KNOWN)
 # Command -> option -> role, for all options that take text.
 ROLES = {
     "data_process": SOURCES | {"dataset": NAME, "out": WRITE_FOLDER, "text_encoder": ENCODER, "caption": ENCODER},
@@ -49,7 +53,7 @@ ROLES = {
     | {"text_encoder": ENCODER, "ckpt_path": READ},
     "tools.compare_loss": {"logs": READ, "labels": LABEL, "out": PREFIX},
     "tools.evaluate": {name: SOURCES[name] for name in ("dir_a", "dir_b", "list", "root")} | {"fused": READ_FOLDER}
-    | {"dataset": LABEL, "published": LABEL, "csv": WRITE, "json": WRITE, "differences": WRITE},
+    | {"dataset": LABEL, "published": KNOWN, "csv": WRITE, "json": WRITE, "differences": WRITE},
     "tools.export": {"weights": READ, "output": WRITE},
     "tools.release": {"checkpoints": READ, "text_encoder": ENCODER, "encoder_name": LABEL, "commit": LABEL}
     | {"out": WRITE_FOLDER},
@@ -108,15 +112,16 @@ def world(tmp_path_factory) -> Iterator[Path]:
         (root / f"folder{suffix}").mkdir()
         os.mkfifo(root / f"pipe{suffix}")
     (root / "locked").chmod(0)
-    (root / "fixed").chmod(0o555)
+    for path in (root / "fixed", *(root / "fixed").rglob("*")):
+        path.chmod(0o555)
     for path in (root / "closed").rglob("*"):
         if path.is_file() or path.parent == root / "closed":
             path.chmod(0)
     yield root
-    for folder in ("locked", "fixed"):
+    for folder in ("locked", "fixed", "closed"):
         (root / folder).chmod(0o755)
-    for path in sorted((root / "closed").rglob("*")):
-        path.chmod(0o755)
+        for path in sorted((root / folder).rglob("*")):
+            path.chmod(0o755)
 
 
 @contextmanager
@@ -168,7 +173,12 @@ def arguments(command: str, option: str, value: str, world: Path, out: Path) -> 
         "tools.export": ["--to=safetensors", f"-o={out}/x.safetensors"],
         "tools.release": ["--text_encoder=stub", f"--out={out}"],
         "tools.text_effect": [f"--h5={good}/h5/Set_test.h5", f"--ckpt_path={good}/weights.pkl", f"--out={out}/x"],
-        "tools.torch_twin": [f"--dataset_path={good}/h5/Set_train.h5", f"--log={out}/log.txt", "--numepochs=1"],
+        "tools.torch_twin": [
+            "--batch_size=1",
+            "--numepochs=1",
+            f"--dataset_path={good}/h5/Set_train.h5",
+            f"--log={out}/x",
+        ],
         "tools.make_sample": [f"--root={out}"],
         "tools.demo": [f"--out={out}"],
     }[command]
@@ -226,10 +236,9 @@ def text_options(command: str) -> set[str]:
 
 def commands() -> set[str]:
     """All modules that are run as commands."""
-    root = Path(__file__).resolve().parents[1]
-    files = [*root.glob("*.py"), *(root / "tools").glob("*.py")]
+    files = [*ROOT.glob("*.py"), *(ROOT / "tools").glob("*.py")]
     runs = [file for file in files if '__name__ == "__main__"' in file.read_text("utf-8")]
-    return {".".join(file.relative_to(root).with_suffix("").parts) for file in runs}
+    return {".".join(file.relative_to(ROOT).with_suffix("").parts) for file in runs}
 
 
 def test_every_command_is_walked():
@@ -301,7 +310,9 @@ def bad_values(role: str, good: str, world: Path) -> dict[str, tuple[str, str]]:
             "of an unknown user": ("~nobody-has-this-name/x", "nobody-has-this-name"),
             "not UTF-8": (f"{world}/\udcff", "\\udcff"),
         }
-    return {"not UTF-8": ("\udcff", "UTF-8"), "empty": ("", "empty")} if role == TEXT else {}
+    if role == TEXT:
+        return {"not UTF-8": ("\udcff", "UTF-8"), "empty": ("", "empty")}
+    return {"not UTF-8": ("\udcff", "\\udcff")} if role == KNOWN else {}
 
 
 def snapshot(world: Path) -> dict[str, tuple[int, ...]]:
@@ -358,7 +369,9 @@ def stand_ins(monkeypatch) -> Callable[[bool], None]:
         monkeypatch.setattr("tools.release.EncodedText", Features)
         monkeypatch.setattr("tools.make_sample.SAMPLE", importlib.import_module("tools.make_sample").SAMPLE[:1])
         monkeypatch.setattr("tools.torch_twin.train_step", lambda *_: (0.5, 0.5, 0.5, 0.5))
-        monkeypatch.setattr("tools.torch_twin.TwinNet", lambda *_: importlib.import_module("torch").nn.Linear(1, 1))
+        monkeypatch.setattr("tools.torch_twin.TwinNet", twin)
+        if not stop_at_start:
+            monkeypatch.setattr("fuse.text_features", lambda *_: Features("stub"))
 
         def script(*_: object) -> None:
             raise Started
@@ -367,6 +380,13 @@ def stand_ins(monkeypatch) -> Callable[[bool], None]:
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     return replace
+
+
+def twin(*_: object) -> torch.nn.Module:
+    """A network with the parameters of weights.pkl."""
+    net = torch.nn.Module()
+    net.a = torch.nn.Parameter(torch.zeros(2, 3))
+    return net
 
 
 def trainer() -> dict:
@@ -482,3 +502,68 @@ def test_odd_names_of_images_are_fused_and_left_out_of_h5(world, stand_ins, tmp_
         assert set(dataset.names) == {"x", ODD_NAMES[1]}
     (listed,) = (tmp_path / "h5/Set_train_skipped.txt").read_text(encoding="utf-8").splitlines()
     assert listed.startswith("--\\udcff\\udcfe\\n$x_$")
+
+
+# Variables of the environment that this project reads -> odd values: all together have no effect on a start, or each
+# is one line that holds the text given.
+WITHOUT_EFFECT = {
+    "FILM_REFERENCE": "maybe", "FILM_PORTABLE": "\udcff", "FILM_TRUST_CUDA": "maybe", "OMPI_COMM_WORLD_SIZE": "many",
+    "OMPI_COMM_WORLD_RANK": "-1", "OMPI_COMM_WORLD_LOCAL_SIZE": "", "OMPI_COMM_WORLD_LOCAL_RANK": "first",
+    "PMI_SIZE": "many", "OMPI_MCA_orte_bound_at_launch": "maybe", "CUDA_VISIBLE_DEVICES": "none,at,all",
+    "OMP_NUM_THREADS": "", "debug": "maybe", "nccl_include_path": "/dev/null/x", "mpicc_path": "/dev/null/x",
+    "OPENCV_FFMPEG_LOGLEVEL": "loud", "MPLBACKEND": "module://none", "FILM_CACHE": "/dev/null/x", "nvcc_path": "/dev/null/x",
+    "nccl_lib_path": "/dev/null/x", "log_silent": "1", "use_mpi": "maybe", "use_nccl": "maybe",
+}  # fmt: skip
+ONE_LINE = {
+    "cc_path": ("/dev/null/x", "/dev/null/x: no C++ compiler"),
+    "JITTOR_HOME": ("/dev/null/x", "/dev/null/x/.cache/jittor"),
+    "HOME": ("/dev/null/x", "/dev/null/x/.cache/jittor"),
+}
+# Jittor's own settings, which this project only sets, or whose values it passes on.
+PASSED_ON = {"cache_name", "log_v"}
+START = """
+import sys
+from utils.runtime.cli import run_command
+
+def main(argv):
+    from utils.runtime.jittor_env import use_device
+    print(use_device("auto"))
+
+sys.exit(run_command(main))
+"""
+
+
+def started(**environment: str) -> subprocess.CompletedProcess:
+    known = {name: value for name, value in os.environ.items() if name not in WITHOUT_EFFECT | ONE_LINE}
+    home = {} if "HOME" in environment else {"HOME": str(Path.home())}
+    return subprocess.run(
+        [sys.executable, "-c", START],
+        cwd=ROOT,
+        env=known | home | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_every_variable_has_a_row():
+    read = re.compile(r"""environ(?:\.\w+\(|\[)"(\w+)"|"(\w+)" (?:not )?in os\.environ|_number\("(\w+)\"""")
+    text = "".join(path.read_text("utf-8") for path in (*ROOT.glob("utils/**/*.py"), *ROOT.glob("net/**/*.py")))
+    found = {next(filter(None, names)) for names in read.findall(text)}
+    assert len(found) > 10
+    assert found <= {*WITHOUT_EFFECT, *ONE_LINE, *PASSED_ON}
+
+
+def test_odd_variables_have_no_effect():
+    done = started(**WITHOUT_EFFECT)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("device: cpu")
+
+
+@pytest.mark.parametrize("name", ONE_LINE)
+def test_an_odd_variable_is_one_line(name):
+    value, expected = ONE_LINE[name]
+    done = started(**{name: value})
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert expected in done.stderr

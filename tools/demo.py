@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=path_type, default=ROOT / "demo_output", help="folder for all files of the demo")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train and test")
     args = parser.parse_args(argv)
-    require_writable(args.out / "h5")
+    require_writable(args.out / "h5" / f"{TESTED}_test.h5")
     demo(args.out.resolve(), args.device)
 
 

@@ -51,7 +51,7 @@ PAIRS_DRAWN = 4
 def method_folder(text: str) -> tuple[str, Path]:
     """Read NAME=DIR."""
     name, equals, folder = text.partition("=")
-    if not (name and equals and folder):
+    if not (name and equals):
         raise argparse.ArgumentTypeError(f"NAME=DIR expected, not {text!r}")
     return name, path_type(folder)
 
@@ -95,8 +95,8 @@ def sources_of(args: argparse.Namespace) -> tuple[str, dict[str, tuple[Path, Pat
         UserError: the options contradict each other, or sources are missing.
     """
     if args.dir_a and args.dir_b:
-        title = args.dataset or args.dir_a.resolve().parent.name
-        return title, find_sources(args.dir_a, args.dir_b, args.list, args.strict)
+        sources = find_sources(args.dir_a, args.dir_b, args.list, args.strict)
+        return args.dataset or args.dir_a.resolve().parent.name, sources
     if args.dir_a or args.dir_b or args.list or not args.dataset:
         raise UserError("sources: either --dir_a and --dir_b (and --list), or --dataset (and --task, --mode, --root)")
     pairs = find_pairs(args.root, args.task, args.dataset, args.mode)

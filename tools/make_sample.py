@@ -407,7 +407,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "are made again from the paragraphs in ROOT/Text, without it they stay unchanged",
     )
     args = parser.parse_args(argv)
-    require_writable(args.root / "Image")
+    require_writable(args.root / f"Image/IVF/{DATASET}/train.txt")
     if args.encoder is None:
         write_images(args.root)
         return

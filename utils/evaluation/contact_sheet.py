@@ -8,8 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from utils.runtime.errors import printable
-from utils.runtime.figures import new_figure
+from utils.runtime.figures import new_figure, short
 
 PAIR_HEIGHT = 2.6  # inches
 PAGE_WIDTH = 11.0
@@ -38,13 +37,13 @@ def draw_contact_sheet(rows: Sequence[PageRow], title: str, path: Path) -> None:
     columns = len(shown[0].images)
     of_all = f" ({len(shown)} of {len(rows)})" if len(shown) < len(rows) else ""
     with new_figure(path, PAGE_WIDTH, PAIR_HEIGHT * len(shown) + 0.6, DPI) as figure:
-        figure.suptitle(printable(f"{title}{of_all}"))
+        figure.suptitle(short(f"{title}{of_all}", 120))
         panels = figure.subplots(len(shown), columns, squeeze=False)
         for row, line in zip(shown, panels, strict=True):
             for (column, image), panel in zip(row.images.items(), line, strict=True):
                 panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
-                panel.set_title(column, fontsize=9)
+                panel.set_title("\n".join(map(short, column.split("\n"))), fontsize=9)
                 panel.set_xticks([])
                 panel.set_yticks([])
-            line[0].set_ylabel(printable(row.name), fontsize=9)
+            line[0].set_ylabel(short(row.name, 40), fontsize=9)
             line[-1].set_xlabel("  ".join(f"{name} {value:.2f}" for name, value in row.metrics.items()), fontsize=7)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from utils.runtime.errors import UserError, first_line
+from utils.runtime.errors import UserError, first_line, printable
 from utils.runtime.files import atomic_path
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ def new_figure(path: Path, width: float, height: float, dpi: int) -> Iterator[Fi
         yield figure
         with atomic_path(path) as temporary:
             figure.savefig(temporary, dpi=dpi)
+
+
+def short(name: str, most: int = 60) -> str:
+    """A name as the label of a figure, in one line: at most so many characters, because longer ones take its place."""
+    text = printable(name)
+    return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
 
 def _matplotlib() -> ModuleType:

@@ -9,8 +9,8 @@ from operator import attrgetter
 from pathlib import Path
 from statistics import fmean
 
-from utils.runtime.errors import UserError, printable
-from utils.runtime.figures import new_figure
+from utils.runtime.errors import UserError
+from utils.runtime.figures import new_figure, short
 from utils.training.correlation import CORRELATIONS, Correlation
 from utils.training.loss_log import LOSSES, LogLine
 
@@ -77,12 +77,13 @@ def draw_losses(
                 positions, means = (list(epoch_means(whole, of).values()) for of in (_position, value))
                 marker = "o" if len(means) <= _FEW_EPOCHS else None
                 style = {"color": colour, "linestyle": dashes, "linewidth": width, "marker": marker}
-                panel.plot(positions, means, **style, label=printable(label), zorder=3)
+                panel.plot(positions, means, **style, label=label, zorder=3)
             panel.set_xlabel("epoch")
             panel.set_ylabel(LOSSES[field].chart)
             panel.grid(alpha=0.3)
         panels[top].set_title("training loss: every step (thin) and the mean of each epoch (bold)")
-        panels[top].legend()
+        # By name: matplotlib would leave out labels that begin with an underscore.
+        panels[top].legend(panels[top].get_lines()[1::2], [short(label) for label in logs])
         if correlations:
             panel = figure.add_subplot(grid[1, -1])
             for name, image in CORRELATIONS.items():
