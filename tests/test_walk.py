@@ -510,9 +510,9 @@ WITHOUT_EFFECT = {
     "FILM_REFERENCE": "maybe", "FILM_PORTABLE": "\udcff", "FILM_TRUST_CUDA": "maybe", "OMPI_COMM_WORLD_SIZE": "many",
     "OMPI_COMM_WORLD_RANK": "-1", "OMPI_COMM_WORLD_LOCAL_SIZE": "", "OMPI_COMM_WORLD_LOCAL_RANK": "first",
     "PMI_SIZE": "many", "OMPI_MCA_orte_bound_at_launch": "maybe", "CUDA_VISIBLE_DEVICES": "none,at,all",
-    "OMP_NUM_THREADS": "", "debug": "maybe", "nccl_include_path": "/dev/null/x", "mpicc_path": "/dev/null/x",
-    "OPENCV_FFMPEG_LOGLEVEL": "loud", "MPLBACKEND": "module://none", "FILM_CACHE": "/dev/null/x", "nvcc_path": "/dev/null/x",
-    "nccl_lib_path": "/dev/null/x", "log_silent": "1", "use_mpi": "maybe", "use_nccl": "maybe",
+    "OMP_NUM_THREADS": "", "nccl_include_path": "/dev/null/x", "mpicc_path": "/dev/null/x",
+    "OPENCV_FFMPEG_LOGLEVEL": "loud", "MPLBACKEND": "module://none", "FILM_CACHE": "/dev/null/x",
+    "nvcc_path": "/dev/null/x", "nccl_lib_path": "/dev/null/x", "use_mpi": "maybe",
 }  # fmt: skip
 ONE_LINE = {
     "cc_path": ("/dev/null/x", "/dev/null/x: no C++ compiler"),
@@ -520,7 +520,7 @@ ONE_LINE = {
     "HOME": ("/dev/null/x", "/dev/null/x/.cache/jittor"),
 }
 # Jittor's own settings, which this project only sets, or whose values it passes on.
-PASSED_ON = {"cache_name", "log_v"}
+PASSED_ON = {"cache_name", "log_v", "log_silent", "use_nccl", "debug"}
 START = """
 import sys
 from utils.runtime.cli import run_command
@@ -534,12 +534,13 @@ sys.exit(run_command(main))
 
 
 def started(**environment: str) -> subprocess.CompletedProcess:
-    known = {name: value for name, value in os.environ.items() if name not in WITHOUT_EFFECT | ONE_LINE}
-    home = {} if "HOME" in environment else {"HOME": str(Path.home())}
+    known = dict(os.environ)
+    if "HOME" in environment:
+        known.pop("JITTOR_HOME", None)  # it would be used instead
     return subprocess.run(
         [sys.executable, "-c", START],
         cwd=ROOT,
-        env=known | home | environment,
+        env=known | environment,
         capture_output=True,
         text=True,
         check=False,

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from utils.runtime.errors import UserError, of_system, printable
+from utils.runtime.errors import UserError, fault, printable
 from utils.runtime.files import naming, write_text
 
 logger = logging.getLogger(__name__)
@@ -41,9 +41,10 @@ class BadPairs:
         try:
             yield
         except (UserError, OSError) as error:
-            if not self.skip or (isinstance(error, OSError) and error.filename is None):
+            reason = fault(error)
+            if not self.skip or reason is None:
                 raise
-            self.add(name, of_system(error) if isinstance(error, OSError) else str(error))
+            self.add(name, reason)
 
     def add(self, name: str, reason: str) -> None:
         """Log and keep a bad pair."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.runtime import processes
-from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, OPTIONAL, Stopped, UserError, missing, of_system, printable
+from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, Stopped, UserError, fault, of_system, printable
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
@@ -45,21 +45,6 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
             raise
         return processes.leave(EXIT_BUG, traceback.format_exc())
     return 0
-
-
-def fault(error: Exception) -> str | None:
-    """What the user can do about an error, in one line; None if it is a bug.
-
-    Errors of the operating system that name a file are about what people bring: a folder of another user, a name that
-    is too long, a link to itself. A message of our own says more, where it is known what the file is for.
-    """
-    if isinstance(error, UserError):
-        return str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        return of_system(error)
-    if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
-        return missing(error.name)
-    return None
 
 
 class _Stream(io.FileIO):

@@ -72,3 +72,18 @@ def missing(package: str) -> str:
         f"{package}: not installed; text encoders, the PyTorch twin, .pth and ONNX export need it: "
         f'pip install {package} (CPU build of torch: see "PyTorch" in the README)'
     )
+
+
+def fault(error: Exception) -> str | None:
+    """What the user can do about an error, in one line; None if it is a bug.
+
+    Errors of the operating system that name a file are about what people bring: a folder of another user, a name that
+    is too long, a link to itself. A message of our own says more, where it is known what the file is for.
+    """
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and isinstance(error.filename, str | bytes | os.PathLike):
+        return of_system(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in OPTIONAL:
+        return missing(error.name)
+    return None

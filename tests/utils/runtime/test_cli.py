@@ -46,7 +46,7 @@ def test_an_error_of_the_system_names_the_file_and_the_way_out(tmp_path, capsys)
 
 
 # A command that prints much, then writes a file; its work is done whatever happens to what it prints.
-PRINTS = """
+PRINTS = r"""
 import sys
 from pathlib import Path
 from utils.runtime.cli import run_command
