@@ -22,15 +22,16 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.h5 import H5Dataset
-from utils.data.pairs import Pair
+from utils.data.stored import from_stored
 from utils.data.tasks import TASKS
 from utils.evaluation.contact_sheet import PageRow, draw_contact_sheet
 from utils.evaluation.evaluate import measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.runtime.cli import add_device_options, path_type, run_command
+from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate, write_text
-from utils.text.features import FeatureFiles
+from utils.text.features import load_array
 from utils.training.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
@@ -119,7 +120,10 @@ def texts_of(dataset: H5Dataset, neutral: Path | None) -> dict[str, Callable[[in
         "zeros": lambda index: np.zeros_like(dataset[index].text),
     }
     if neutral:
-        feature = FeatureFiles().feature(Pair("", neutral, neutral, neutral, neutral))
+        feature = load_array(neutral)
+        feature = from_stored(feature.astype(np.float32)) if feature.ndim == 3 else feature
+        if feature.shape != dataset[0].text.shape:
+            raise UserError(f"{neutral}: has shape {feature.shape}; expected {dataset[0].text.shape}")
         texts["neutral sentence"] = lambda index: feature
     return texts
 

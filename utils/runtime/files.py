@@ -100,7 +100,9 @@ def require_writable(path: Path) -> None:
         if stat.S_ISDIR(mode):
             raise OSError(errno.EISDIR, "")
         folder = Path(os.path.realpath(path.parent))
-        if not stat.S_ISREG(mode) or any(folder.is_relative_to(place) for place in _SYSTEM):
+        if any(folder.is_relative_to(place) for place in _SYSTEM) and not folder.is_relative_to("/dev/shm"):
+            raise OSError(errno.EPERM, "")
+        if not stat.S_ISREG(mode):
             raise UserError(f"{path}: is no regular file, so it cannot be replaced; name another output")
         _require_folder(folder)
         if len(os.fsencode(path.name)) > MAX_NAME:

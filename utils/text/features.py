@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -38,14 +39,7 @@ class FeatureFiles:
             UserError: it is missing, is not a .npy file, has another shape, or is not finite.
         """
         path = pair.feature
-        try:
-            feature = np.load(path, allow_pickle=False)
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no such text feature; {EXPECTED}") from error
-        except Exception as error:  # NumPy raises many kinds of errors for a damaged header
-            if isinstance(error, OSError) and error.errno:
-                raise UserError(of_system(error, path, "cannot be read")) from error
-            raise UserError(f"{path}: cannot be read; {EXPECTED}") from error
+        feature = load_array(path)
         if not isinstance(feature, np.ndarray) or feature.shape != STORED_SHAPE or feature.dtype.kind != "f":
             shape, dtype = getattr(feature, "shape", "?"), getattr(feature, "dtype", "?")
             raise UserError(f"{path}: holds {dtype} of shape {shape}; {EXPECTED}")
@@ -53,6 +47,22 @@ class FeatureFiles:
         if not np.isfinite(feature).all():
             raise UserError(f"{path}: holds values that are not finite; {EXPECTED}")
         return from_stored(feature)
+
+
+def load_array(path: Path) -> Any:
+    """What a .npy or .npz file holds. Objects, which could run code, are refused.
+
+    Raises:
+        UserError: it is missing, or cannot be read.
+    """
+    try:
+        return np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such text feature; {EXPECTED}") from error
+    except Exception as error:  # NumPy raises many kinds of errors for a damaged header
+        if isinstance(error, OSError) and error.errno:
+            raise UserError(of_system(error, path, "cannot be read")) from error
+        raise UserError(f"{path}: cannot be read; {EXPECTED}") from error
 
 
 def read_paragraph(path: Path) -> str:

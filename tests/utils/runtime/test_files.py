@@ -17,6 +17,7 @@ from utils.runtime.files import (
     require_inside,
     require_plain_name,
     require_separate,
+    require_writable,
 )
 
 
@@ -179,3 +180,14 @@ def test_whether_case_matters_is_seen_without_writing(tmp_path):
     assert not files._ignores_case(folder / "new")
     link_to(tmp_path / "fOLDER", folder)  # what a file system that ignores case answers to the other name
     assert files._ignores_case(folder)
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/x.txt", "/proc/x.txt", "/sys/x.txt", "/proc/self/fd/1"])
+def test_a_file_of_the_system_is_no_output(path):
+    """As root, /dev/stdout or /dev/null would become a file. Nothing is written here, whatever the result is."""
+    with pytest.raises(UserError, match=rf"^{path}: (cannot be written|is no regular file)"):
+        require_writable(Path(path))
+
+
+def test_memory_is_a_place_for_outputs():
+    require_writable(Path("/dev/shm/x.txt"))
