@@ -118,7 +118,8 @@ def share(items: Sequence) -> Sequence:
 def silence_others() -> None:
     """Let only process 0 print and draw progress bars."""
     if not is_main():
-        sys.stdout = sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+        nowhere = Path(os.devnull).open("w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
+        sys.stdout = sys.stderr = nowhere
 
 
 def leave(code: int, message: str, by_agreement: bool = False) -> int:
