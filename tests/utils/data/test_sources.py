@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,37 @@ def pairs_of(selection: Selection, folder: Path) -> dict[str, tuple[str, str]]:
 # folder -> (files, task, data set, the test pairs); the layouts of issue 3, and of the downloads themselves
 CASES = {
     "MSRS-main": (
-        ["train/ir/1D.png", "train/vi/1D.png", "test/ir/2N.png", "test/vi/2N.png", "test/Segmentation_labels/2N.png"],
+        [
+            *("train/ir/1D.png", "train/vi/1D.png", "test/ir/2N.png", "test/vi/2N.png"),
+            *("test/Segmentation_labels/2N.png", "detection/ir/1.png", "detection/vi/1.png", "detection/labels/1.txt"),
+        ],
         ("IVF", "MSRS", {"2N": ("test/ir/2N.png", "test/vi/2N.png")}),
+    ),
+    "LLVIP download": (
+        [f"{side}/{name}.jpg" for side in ("infrared", "visible") for name in ("train/010001", "test/190001")],
+        ("IVF", "LLVIP", {"190001": ("infrared/test/190001.jpg", "visible/test/190001.jpg")}),
+    ),
+    "VIFB-master": (
+        ["input/IR/fight.jpg", "input/VI/fight.jpg", "input/VI/fight - copy.jpg", "fused_images/fight_CBF.jpg"],
+        ("IVF", "VIFB", {"fight": ("input/IR/fight.jpg", "input/VI/fight.jpg")}),
+    ),
+    # _A is the darker one, as the names of the originals beside them say; case differs in three of its hundred scenes.
+    "MEFB-main": (
+        ["input/Farmhouse/Farmhouse_A.png", "input/Farmhouse/FarmHouse_B.png", "input/Farmhouse/over.png"],
+        ("MEF", "MEFB", {"Farmhouse": ("input/Farmhouse/FarmHouse_B.png", "input/Farmhouse/Farmhouse_A.png")}),
+    ),
+    # FMB: color/ holds coloured labels.
+    "FMB": (
+        [f"{mode}/{side}/{mode}.png" for mode in ("train", "test") for side in ("color", "Infrared", "Visible")],
+        ("IVF", "FMB", {"test": ("test/Infrared/test.png", "test/Visible/test.png")}),
+    ),
+    "three cameras": (
+        ["nir/1.png", "lwir/1.png", "vis/1.png"],
+        ("IVF", "three cameras", {"1": ("lwir/1.png", "vis/1.png")}),
+    ),
+    "split in its folders": (
+        [f"{side}/{name}.tif" for side in ("OVER", "UNDER") for name in ("train/1", "test/2")],
+        ("MEF", "split in its folders", {"2": ("OVER/test/2.tif", "UNDER/test/2.tif")}),
     ),
     "RoadScene-master": (
         [
@@ -94,6 +124,45 @@ def test_a_layout_is_detected(tmp_path, name, within):
     assert pairs_of(selection, folder) == expected
     assert "test: 1 pairs" in selection.found
     assert next(iter(expected.values()))[0] in selection.found
+
+
+@pytest.mark.parametrize("split", ["{mode}/{side}/{mode}.png", "x/{side}/{mode}/{mode}.png", "{side}/test.png"])
+def test_folders_of_any_infrared_and_visible_camera(tmp_path, split):
+    sides_a = ("IR", "Infrared", "thermal", "TIR", "FIR", "lwir", "MWIR", "NIR", "swir")
+    sides_b = ("VI", "vis", "Visible", "visual", "RGB", "color", "colour")
+    for number, sides in enumerate(product(sides_a, sides_b)):
+        names = {mode: tuple(split.format(side=side, mode=mode) for side in sides) for mode in ("train", "test")}
+        folder = touch(tmp_path / str(number), *names["train"], *names["test"])
+        assert pairs_of(raw(folder), folder) == {"test": names["test"]}
+
+
+def options_in(message: str) -> list[dict[str, object]]:
+    """The choices that the line about several data sets names, as arguments of `raw`."""
+    choices = message.partition("choose one with ")[2].partition(", or its own --raw")[0].split(", or ")
+    parts = [choice.split() for choice in choices]
+    return [{option.removeprefix("--"): value for option, value in zip(x[::2], x[1::2], strict=True)} for x in parts]
+
+
+@pytest.mark.parametrize(
+    ("files", "options"),
+    [
+        (["Ir/1.png", "Vis/1.png", "MRI/1.png", "CT/1.png"], [{"dataset": "M3FD"}, {"dataset": "Harvard"}]),
+        (["rgb/1.png", "tir/1.png", "OVER/1.png", "UNDER/1.png"], [{"task": "IVF"}, {"task": "MEF"}]),
+        (
+            ["x/ir/1.png", "x/vi/1.png", "y/nir/2.png", "y/rgb/2.png"],
+            [{"dir_a": "x/ir", "dir_b": "x/vi"}, {"dir_a": "y/nir", "dir_b": "y/rgb"}],
+        ),
+    ],
+)
+def test_of_several_data_sets_the_named_options_choose_one(tmp_path, monkeypatch, files, options):
+    monkeypatch.chdir(touch(tmp_path, *files))
+    with pytest.raises(UserError, match=r"holds several data sets \(") as caught:
+        raw(Path())
+    assert options_in(str(caught.value)) == options
+    for number, choice in enumerate(options):
+        own = {key: Path(value) if key in ("dir_a", "dir_b") else value for key, value in choice.items()}
+        (pair,) = select(**own).pairs if "dir_a" in own else raw(Path(), **own).pairs
+        assert pair.image_a.as_posix() in files[2 * number : 2 * number + 2]
 
 
 # scene -> (long-wave infrared, visible, others), as TNO's own folder has them
