@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -46,7 +47,7 @@ def find_pairs(root: Path, task: str, dataset: str, mode: str, bad: BadPairs | N
     folders = [ImageFolder(base / folder) for folder in TASKS[task].folders]
     bad = bad or BadPairs()
     pairs = []
-    for listed in read_list(base / f"{mode}.txt"):
+    for listed in plain_names(base / f"{mode}.txt", [folder.folder for folder in folders]):
         with bad.guard(stem(listed)):
             pairs.append(pair_of(stem(listed), *(folder.find(listed) for folder in folders), root, task, dataset))
     return bad.good(pairs)
@@ -71,8 +72,10 @@ def pair_of(
 def read_list(path: Path) -> list[str]:
     """The file names of a list, one per line; blank lines, a byte-order mark and carriage returns are ignored.
 
+    A name may come with its folder: `./a.png` is `a.png`, and `ir\\a.png` is `ir/a.png`.
+
     Raises:
-        UserError: the list is missing, empty or not UTF-8, or a name is duplicate or not a plain file name.
+        UserError: the list is missing, empty or not UTF-8, or a name is duplicate or leads out of its folder.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -80,22 +83,45 @@ def read_list(path: Path) -> list[str]:
         raise UserError(f"{path}: no such list; expected one image file name per line") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a UTF-8 list of file names ({error})") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [posixpath.normpath(line.strip().replace("\\", "/")) for line in lines if line.strip()]
     if not names:
         raise UserError(f"{path}: the list is empty; expected one image file name per line")
     seen: set[str] = set()
     for name in names:
-        require_plain_name(name, path)
-        if key(name) in seen:
+        # Folders below are no way out. All others are left at the start of the name by `normpath`.
+        require_plain_name(name if name.startswith(("/", "../")) else name.replace("/", ""), path)
+        file = posixpath.join(posixpath.dirname(name), key(name))
+        if file in seen:
             raise UserError(f"{path}: duplicate name {name!r}")
-        seen.add(key(name))
+        seen.add(file)
     return names
+
+
+def plain_names(path: Path, folders: Sequence[Path]) -> list[str]:
+    """The names of a list, each once, without the folder that may stand before them, which is one of `folders`.
+
+    Raises:
+        UserError: as `read_list`, or a name is in another folder.
+    """
+    names: dict[str, str] = {}
+    for listed in read_list(path):
+        above, name = posixpath.split(listed)
+        if not any(ends_with(folder, above) for folder in folders):
+            raise UserError(f"{path}: {listed!r} is in none of the folders {', '.join(map(str, folders))}")
+        names.setdefault(key(name), name)
+    return list(names.values())
+
+
+def ends_with(folder: Path, end: str) -> bool:
+    """Whether the path of a folder ends with the folders `end`, in any case and Unicode form; true if it is empty."""
+    path, end = (unicodedata.normalize("NFC", text).casefold() for text in (folder.absolute().as_posix(), end))
+    return f"{path}/".endswith(f"/{end}/" if end else "/")
 
 
 def stem(name: str) -> str:
     """A file name without its image suffix; names may contain other dots."""
     path = Path(name)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
 
 
 def key(name: str) -> str:

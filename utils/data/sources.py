@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from utils.data.images import ImageReader
 from utils.data.layouts import SPLITS, Candidate, Found, detect
 from utils.data.pairs import (
     Pair,
+    ends_with,
     find_pairs,
     key,
     left_out,
@@ -47,7 +49,10 @@ def add_source_options(parser: argparse.ArgumentParser, title: str = "where the 
     add("--dir_a", type=Path, metavar="DIR", help="or any two folders: images A (IR, MRI, over-exposed, near focus)")
     add("--dir_b", type=Path, metavar="DIR", help="and images B, with the same names")
     add(
-        "--list", type=Path, metavar="FILE", help="with --raw or --dir_a: a list of the pairs to use, one name per line"
+        "--list",
+        type=Path,
+        metavar="FILE",
+        help="with --raw or --dir_a: a list of the pairs to use, one name or path of an image per line",
     )
     add("--strict", action="store_true", help="with --raw or --dir_a: an image without a partner is an error")
 
@@ -165,17 +170,15 @@ def _choose(found: Found, mode: str, list_path: Path | None, bad: BadPairs) -> t
     if not list_path and own_list.is_file():
         list_path = own_list
     if list_path:
-        # Names as the images spell them, which may be in another Unicode form.
-        known = {key(name): name for name in names}
-        listed = [known.get(key(name), stem(name)) for name in read_list(list_path)]
-        if missing := [name for name in listed if name not in found.pairs]:
+        listed = _listed_pairs(list_path, found)
+        if missing := [name for name, pair in listed.items() if pair is None]:
             shown = ", ".join(missing[:NAMES_SHOWN])
             problem = f"{list_path}: {len(missing)} of {len(listed)} names have no pair in {found.folder}: {shown}"
             if not bad.skip:
                 raise UserError(problem)
             for name in set(missing) - set(bad.reasons):
                 bad.add(name, f"{list_path}: {name!r} has no pair in {found.folder}")
-        return [name for name in listed if name in found.pairs], str(list_path)
+        return list(dict.fromkeys(pair for pair in listed.values() if pair is not None)), str(list_path)
     if found.test_list:
         tested = {stem(name) for name in read_list(SPLITS / found.test_list)}
         chosen = [name for name in names if (name in tested) == (mode == "test")]
@@ -183,6 +186,33 @@ def _choose(found: Found, mode: str, list_path: Path | None, bad: BadPairs) -> t
             raise UserError(f"{found.folder}: holds none of the official {mode} pairs; select pairs with --list")
         return chosen, f"the {len(tested)} official test pairs" + (" left out" if mode == "train" else "")
     return names, "no split is known: all pairs, in both modes; --list selects some"
+
+
+def _listed_pairs(path: Path, found: Found) -> dict[str, str | None]:
+    """The entries of a list, and the pair of each: the one of this name, else the one with an image of this path.
+
+    A path may be any end of the image's path. An entry without a pair maps to None; its suffix is left out.
+
+    Raises:
+        UserError: as `read_list`, or an entry fits several pairs.
+    """
+    known = {key(name): name for name in found.pairs}
+    files: dict[str, list[tuple[Path, str]]] = {}
+    for name, candidate in found.pairs.items():
+        for image in (*candidate.a, *candidate.b):
+            files.setdefault(key(image.name), []).append((image.parent, name))
+    listed: dict[str, str | None] = {}
+    for entry in read_list(path):
+        above, file = posixpath.split(entry)
+        fitting = {name for folder, name in files.get(key(file), ()) if ends_with(folder, above)}
+        if not above and key(file) in known:
+            fitting = {known[key(file)]}
+        if len(fitting) > 1:
+            raise UserError(
+                f"{path}: {entry!r} is an image of several pairs: {', '.join(sorted(fitting)[:NAMES_SHOWN])}"
+            )
+        listed[entry if above else stem(entry)] = next(iter(fitting), None)
+    return listed
 
 
 def _only(paths: list[Path], name: str) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.images import ImageReader, read_gray, require_one_size
-from utils.data.pairs import ImageFolder, key, left_out, read_list, require_partners, stem, unmatched
+from utils.data.pairs import ImageFolder, key, left_out, plain_names, require_partners, stem, unmatched
 from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
@@ -59,7 +59,11 @@ def find_sources(
         UserError: a folder, the list or an image is missing, or `dir_a` holds no image.
     """
     folder_a, folder_b = ImageFolder(dir_a), ImageFolder(dir_b)
-    listed = read_list(list_path) if list_path else [names[0] for _, names in sorted(folder_a.files.items())]
+    listed = (
+        plain_names(list_path, (dir_a, dir_b))
+        if list_path
+        else [names[0] for _, names in sorted(folder_a.files.items())]
+    )
     if not listed:
         raise UserError(f"{dir_a}: holds no image")
     sources = {stem(name): (folder_a.find(name), folder_b.find(name)) for name in listed}

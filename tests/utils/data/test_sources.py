@@ -368,3 +368,29 @@ def test_listed_pairs_that_do_not_exist_are_skipped_on_request(tmp_path):
     options = {"root": tmp_path, "dir_a": folder / "ir", "dir_b": folder / "vi", "list": tmp_path / "list.txt"}
     assert [pair.name for pair in find_source(Namespace(**absent, **options), "test", bad).pairs] == ["1"]
     assert list(bad.reasons) == ["2"]
+
+
+@pytest.mark.parametrize("entry", ["2", "./2.png", "ir/2.png", "IR/2.png", "vi/2.jpg", "Mine/vi/2", ".\\ir\\2.png"])
+@pytest.mark.parametrize("as_downloaded", [True, False])
+def test_a_list_may_name_a_pair_by_a_path(tmp_path, entry, as_downloaded):
+    folder = touch(tmp_path / "Mine", *(f"{side}/{i}.png" for side in ("ir", "vi") for i in range(4)))
+    (tmp_path / "list.txt").write_text(f"3.png\n{entry}\n")
+    options = {"raw": folder} if as_downloaded else {"dir_a": folder / "ir", "dir_b": folder / "vi"}
+    assert [pair.name for pair in select(**options, list=tmp_path / "list.txt").pairs] == ["3", "2"]
+
+
+def test_a_list_may_name_the_files_of_a_data_set(tmp_path):
+    """Also where the names of the pairs are other ones; each pair counts once."""
+    tno = touch(tmp_path / "TNO", *(f"{side}{i}.png" for side in ("IR", "VIS") for i in range(3)))
+    (tno / "test.txt").write_text("VIS2.png\n./IR0.png\nVIS0.png\n")
+    assert [pair.name for pair in raw(tno).pairs] == ["2", "0"]
+    sides = ("CT-MRI/MRI", "CT-MRI/CT", "PET-MRI/MRI", "PET-MRI/PET")
+    harvard = touch(tmp_path / "Harvard", *(f"{side}/3.png" for side in sides))
+    (tmp_path / "list.txt").write_text("PET/3.png\nCT-MRI/MRI/3.png\n")
+    assert [pair.name for pair in raw(harvard, list=tmp_path / "list.txt").pairs] == ["PET-MRI_3", "CT-MRI_3"]
+    (tmp_path / "list.txt").write_text("MRI/3.png\n")
+    with pytest.raises(UserError, match=r"list.txt: 'MRI/3.png' is an image of several pairs: CT-MRI_3, PET-MRI_3"):
+        raw(harvard, list=tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("OTHER/3.png\n")
+    with pytest.raises(UserError, match=r"list.txt: 1 of 1 names have no pair in .*Harvard: OTHER/3.png"):
+        raw(harvard, list=tmp_path / "list.txt")
