@@ -55,6 +55,17 @@ def add_source_options(parser: argparse.ArgumentParser, title: str = "where the 
         help="with --raw or --dir_a: a list of the pairs to use, one name or path of an image per line",
     )
     add("--strict", action="store_true", help="with --raw or --dir_a: an image without a partner is an error")
+    add_link_option(parser)
+
+
+def add_link_option(parser: argparse.ArgumentParser) -> None:
+    """Add --follow_links."""
+    parser.add_argument(
+        "--follow_links",
+        action="store_true",
+        help="read images, texts and features also through links out of their folder, as in the cache of the Hugging "
+        "Face hub; only for data that you trust",
+    )
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +122,8 @@ def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None
         args: the options of `add_source_options`, and task and dataset. If these two are None, the layout decides; for
             two folders the data set is named after the parent of --dir_a; the defaults are IVF and MSRS.
         mode: 'train' or 'test'.
-        bad: collects the pairs of which an image is missing, ambiguous, or a link that leads out of its folder.
+        bad: collects the pairs of which an image is missing, ambiguous, or a link that leads out of its folder (without
+            --follow_links).
 
     Raises:
         UserError: options contradict each other; a folder, list or image is missing; no layout or several layouts fit;
@@ -123,12 +135,12 @@ def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None
     if args.raw:
         found = detect(args.raw, mode, args.task, args.dataset)
     elif args.dir_a:
-        found = _two_folders(args.dir_a, args.dir_b, args.task, args.dataset, bad)
+        found = _two_folders(args, bad)
     elif args.list:
         raise UserError("--list: use it with --raw, or with --dir_a and --dir_b; VLFDataset has its own lists")
     else:
         task, dataset = args.task or DEFAULT_TASK, args.dataset or DEFAULT_DATASET
-        pairs = find_pairs(args.root, task, dataset, mode, bad)
+        pairs = find_pairs(args.root, task, dataset, mode, bad, args.follow_links)
         folder = args.root / "Image" / task / dataset
         return Selection(task, dataset, pairs, f"{folder}: {len(pairs)} pairs of {mode}.txt")
 
@@ -138,8 +150,9 @@ def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None
     for name in names:
         with bad.guard(name):
             a, b, text_folders = found.pairs[name]
-            images = [require_inside(_only(paths, name), found.folder) for paths in (a, b)]
-            pairs.append(pair_of(name, *images, args.root, found.task, found.dataset, text_folders))
+            images = [require_inside(_only(paths, name), found.folder, args.follow_links) for paths in (a, b)]
+            place = args.root, found.task, found.dataset
+            pairs.append(pair_of(name, *images, *place, text_folders, args.follow_links))
     pairs = bad.good(pairs)
     title = f"{args.raw or f'{args.dir_a} and {args.dir_b}'}: {found.dataset}, {TASKS[found.task].title}"
     if args.raw:
@@ -154,12 +167,12 @@ def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None
     return Selection(found.task, found.dataset, pairs, "\n".join(lines))
 
 
-def _two_folders(dir_a: Path, dir_b: Path, task: str | None, dataset: str | None, bad: BadPairs) -> Found:
-    """The pairs of two folders: images with the same name. The data set is named after the parent of `dir_a`."""
-    matches = match_folders(dir_a, dir_b, bad=bad)
-    base = dir_a.resolve().parent
+def _two_folders(args: argparse.Namespace, bad: BadPairs) -> Found:
+    """The pairs of two folders: images with the same name. The data set is named after the parent of --dir_a."""
+    matches = match_folders(args.dir_a, args.dir_b, bad=bad, follow_links=args.follow_links)
+    base = args.dir_a.resolve().parent
     pairs = {name: Candidate([a], [b], (base,)) for name, (a, b) in matches.pairs.items()}
-    return Found(task or DEFAULT_TASK, dataset or base.name, base, pairs, matches.alone)
+    return Found(args.task or DEFAULT_TASK, args.dataset or base.name, base, pairs, matches.alone)
 
 
 def _choose(found: Found, mode: str, list_path: Path | None, bad: BadPairs) -> tuple[list[str], str]:

@@ -49,7 +49,7 @@ def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: 
 
 
 def find_sources(
-    dir_a: Path, dir_b: Path, list_path: Path | None = None, strict: bool = False
+    dir_a: Path, dir_b: Path, list_path: Path | None = None, strict: bool = False, follow_links: bool = False
 ) -> dict[str, tuple[Path, Path]]:
     """The files of A and B by name, in the order of the list; without a list, of all images in `dir_a`.
 
@@ -58,7 +58,7 @@ def find_sources(
     Raises:
         UserError: a folder, the list or an image is missing, or `dir_a` holds no image.
     """
-    folder_a, folder_b = ImageFolder(dir_a), ImageFolder(dir_b)
+    folder_a, folder_b = ImageFolder(dir_a, follow_links), ImageFolder(dir_b, follow_links)
     listed = (
         plain_names(list_path, (dir_a, dir_b))
         if list_path
@@ -73,7 +73,7 @@ def find_sources(
     return sources
 
 
-def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+def find_fused(folder: Path, names: Iterable[str], follow_links: bool = False) -> dict[str, Path]:
     """The fused image in `folder` of each of `names`, with any suffix; the PNG if there are several.
 
     Other images are left out, and a warning names them.
@@ -82,7 +82,7 @@ def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
         UserError: images are missing; an average over the others would be misleading.
     """
     names = list(names)
-    images = ImageFolder(folder)
+    images = ImageFolder(folder, follow_links)
     if missing := [name for name in names if key(name) not in images.files]:
         raise UserError(
             f"{folder}: {len(missing)} of {len(names)} fused images are missing: {_some(missing)}; "

@@ -24,7 +24,7 @@ def touch(folder: Path, *paths: str) -> Path:
 
 
 def select(mode: str = "test", **options: object) -> Selection:
-    absent = dict.fromkeys(("raw", "dir_a", "dir_b", "list", "task", "dataset", "strict"))
+    absent = dict.fromkeys(("raw", "dir_a", "dir_b", "list", "task", "dataset", "strict", "follow_links"))
     return find_source(Namespace(**{"root": Path("VLFDataset"), **absent, **options}), mode)
 
 
@@ -342,6 +342,39 @@ def test_a_link_out_of_a_download_is_refused(tmp_path, link):
             find()
 
 
+def hub_cache(folder: Path, *files: str) -> Path:
+    """A snapshot in the cache of the Hugging Face hub, whose files are links to blobs next to the snapshots."""
+    snapshot = folder / "datasets--me--Mine" / "snapshots" / "e3b0c4"
+    for number, file in enumerate(files):
+        touch(folder / "datasets--me--Mine" / "blobs", str(number))
+        (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+        depth = "../" * (file.count("/") + 2)
+        (snapshot / file).symlink_to(f"{depth}blobs/{number}")
+        assert (snapshot / file).is_file()
+    return snapshot
+
+
+def test_links_are_followed_on_request(tmp_path):
+    """Images, text and feature of a data set in the cache of the hub, by each way to name it."""
+    files = ("ir/1.png", "vi/1.png", "Text/1.txt", "TextFeature/1.npy")
+    folder = hub_cache(tmp_path, *files)
+    sources = {"raw": folder}, {"dir_a": folder / "ir", "dir_b": folder / "vi"}
+    for source in sources:
+        with pytest.raises(
+            UserError, match=r"ir/1.png: is a link that leads out .*, or use --follow_links if you trust"
+        ):
+            select(**source)
+        (pair,) = select(**source, follow_links=True).pairs
+        assert (pair.image_a, pair.image_b, pair.text, pair.feature) == tuple(folder / file for file in files)
+    names = ("Image/IVF/MSRS/IR/1.png", "Image/IVF/MSRS/VI/1.png", "Text/IVF/MSRS/1.txt", "TextFeature/IVF/MSRS/1.npy")
+    root = hub_cache(tmp_path / "root", *names, "Image/IVF/MSRS/test.txt")
+    (root / "Image/IVF/MSRS/test.txt").write_text("1.png")
+    with pytest.raises(UserError, match="is a link that leads out of its folder"):
+        select(root=root)
+    (pair,) = select(root=root, follow_links=True).pairs
+    assert (pair.image_a, pair.image_b, pair.text, pair.feature) == tuple(root / name for name in names)
+
+
 def test_what_macos_leaves_in_an_archive_is_no_data(tmp_path):
     files = ("ir/1.png", "vi/1.png", "ir/._1.png", "__MACOSX/ir/1.png", "__MACOSX/vi/1.png", ".trash/ir/2.png")
     selection = raw(touch(tmp_path / "Mine", *files), strict=True)
@@ -364,7 +397,7 @@ def test_listed_pairs_that_do_not_exist_are_skipped_on_request(tmp_path):
     folder = touch(tmp_path / "Mine", "ir/1.png", "vi/1.png")
     (tmp_path / "list.txt").write_text("1.png\n2.png\n")
     bad = BadPairs(skip=True)
-    absent = dict.fromkeys(("raw", "task", "dataset", "strict"))
+    absent = dict.fromkeys(("raw", "task", "dataset", "strict", "follow_links"))
     options = {"root": tmp_path, "dir_a": folder / "ir", "dir_b": folder / "vi", "list": tmp_path / "list.txt"}
     assert [pair.name for pair in find_source(Namespace(**absent, **options), "test", bad).pairs] == ["1"]
     assert list(bad.reasons) == ["2"]
