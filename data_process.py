@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.bad_pairs import BadPairs, list_skipped
-from utils.data.h5 import Sample, constant_image, write_h5
+from utils.data.h5 import Sample, constant_image, require_writable, write_h5
 from utils.data.images import ImageReader, require_one_size, to_one_size, to_training_size
 from utils.data.pairs import MODES, Pair
 from utils.data.provenance import Provenance
@@ -169,6 +169,7 @@ def data_process(args: argparse.Namespace) -> None:
     skipped_path = path.with_name(f"{path.stem}_skipped.txt")
     inputs = [file for pair in source.pairs for file in (pair.image_a, pair.image_b, pair.text, pair.feature)]
     require_separate([path, skipped_path], [*inputs, *([args.list] if args.list else [])])
+    require_writable(path)
     images = image_reader(args, pairs)
     if args.caption:
         written = write_captions(pairs, source.task, partial(Captioner, args.caption), images.bgr, bad)

@@ -29,7 +29,7 @@ from utils.data.images import ImageReader, require_one_size, to_one_size, write_
 from utils.data.pairs import Pair, left_out, match_folders, pair_of
 from utils.data.provenance import Provenance
 from utils.data.register import Registrar, add_register_option
-from utils.data.sources import add_reading_options, image_reader
+from utils.data.sources import add_link_option, add_reading_options, image_reader
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import Job, checkpoint_path, fuse, fuse_unstretched, load_net
 from utils.evaluation.stacks import Stack, find_stacks
@@ -85,12 +85,15 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--skip_bad", action="store_true", help="name bad pairs, leave them out, and list them in <out>/skipped.txt")
     add("--strict", action="store_true", help="an image of a folder without a partner is an error")
     add_reading_options(parser)
+    add_link_option(parser)
     add_register_option(parser)
     add_device_options(parser)
     return parser
 
 
-def find_jobs(a: Path, b: Path, out: Path | None, task: str, strict: bool, bad: BadPairs) -> list[Job]:
+def find_jobs(
+    a: Path, b: Path, out: Path | None, task: str, strict: bool, bad: BadPairs, follow_links: bool = False
+) -> list[Job]:
     """The pairs of two files or two folders, and their output files. Images without a partner are named.
 
     Raises:
@@ -103,11 +106,11 @@ def find_jobs(a: Path, b: Path, out: Path | None, task: str, strict: bool, bad: 
     def pair(name: str, image_a: Path, image_b: Path) -> Pair:
         folder = image_a.parent.resolve()
         dataset, folders = folder.parent.name, (folder.parent, folder)
-        return pair_of(name, image_a, image_b, Path("VLFDataset"), task, dataset, folders)
+        return pair_of(name, image_a, image_b, Path("VLFDataset"), task, dataset, folders, follow_links)
 
     if a.is_dir():
         out = out or Path("fused")
-        matches = match_folders(a, b, strict, bad)
+        matches = match_folders(a, b, strict, bad, follow_links)
         if matches.alone:
             print(left_out(matches.alone))
         jobs = []
@@ -274,13 +277,14 @@ def fuse_files(args: argparse.Namespace) -> None:
     path = checkpoint_path(args.ckpt_path, args.task)
     given = [args.a, *filter(None, [args.b]), *args.more]
     reader = ImageReader()
-    if others := find_films(given, args.out, args.task) or find_stacks(given, args.out, args.task, reader):
+    films = find_films(given, args.out, args.task, args.follow_links)
+    if others := films or find_stacks(given, args.out, args.task, reader, args.follow_links):
         fuse_others(others, args, path)
         for line in reader.report():
             print(line)
         return
     bad = BadPairs(args.skip_bad)
-    jobs = find_jobs(args.a, args.b, args.out, args.task, args.strict, bad)
+    jobs = find_jobs(args.a, args.b, args.out, args.task, args.strict, bad, args.follow_links)
     skipped_path = jobs[0].gray.parent.parent / "skipped.txt" if args.a.is_dir() else None
     require_separate(*files_of(jobs, args, path, skipped_path))
     reader = image_reader(args, [job.pair for job in jobs])

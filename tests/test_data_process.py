@@ -371,3 +371,15 @@ def test_pairs_are_registered_and_those_that_do_not_fit_are_skipped(tmp_path):
         assert (height, width) == shape_b
         assert 93 <= height <= 96 and 120 <= width <= 126
     assert (tmp_path / "R_test_skipped.txt").read_text().startswith("2\t")
+
+
+def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
+    """The work would end at a missing feature here."""
+    make_dataset(tmp_path, "IVF")
+    (tmp_path / "TextFeature/IVF/Set/3.npy").unlink()
+    (tmp_path / "h5/Set_train.h5").mkdir(parents=True)
+    (tmp_path / "file").write_text("in the way")
+    for out, problem in (("h5", "h5/Set_train.h5: is a folder"), ("file", "file/Set_train.h5: cannot be written")):
+        done = run("--dataset", "Set", "--root", tmp_path, "--out", tmp_path / out)
+        assert done.returncode == 2
+        assert problem in only_line(done.stderr)

@@ -411,6 +411,24 @@ def film(path: Path, count: int) -> Path:
     return path
 
 
+def test_links_are_followed_on_request(tmp_path):
+    """Pairs, and a stack, in two folders of links to other places, as the cache of the Hugging Face hub has them."""
+    for side in "ab":
+        (tmp_path / side).mkdir()
+        for name in "12":
+            image = write(tmp_path / "blobs" / f"{side}{name}.png", picture(0))
+            (tmp_path / side / f"{name}.png").symlink_to(image)
+    a, b, out = tmp_path / "a", tmp_path / "b", tmp_path / "out"
+    with pytest.raises(UserError, match=r"a/1.png: is a link that leads out of its folder"):
+        fuse.find_jobs(a, b, out, "IVF", False, BadPairs())
+    jobs = fuse.find_jobs(a, b, out, "IVF", False, BadPairs(), follow_links=True)
+    assert [job.paths for job in jobs] == [(a / f"{name}.png", b / f"{name}.png") for name in "12"]
+    with pytest.raises(UserError, match=r"a/1.png: is a link that leads out of its folder"):
+        fuse.find_stacks([a], tmp_path / "o.png", "MFF")
+    (stack,) = fuse.find_stacks([a], tmp_path / "o.png", "MFF", follow_links=True)
+    assert stack.paths == (a / "1.png", a / "2.png")
+
+
 def test_what_stacks_and_films_refuse(tmp_path):
     """Options for pairs, and outputs that are inputs."""
     images = [write(tmp_path / f"{name}.png", picture(0, channels=1)) for name in "abc"]

@@ -24,6 +24,7 @@ if not __package__:  # run as `python tools/evaluate.py`
 
 from utils.data.images import read_gray
 from utils.data.pairs import MODES, find_pairs
+from utils.data.sources import add_link_option
 from utils.data.tasks import TASKS
 from utils.evaluation.baselines import BASELINES
 from utils.evaluation.contact_sheet import PageRow, draw_contact_sheet
@@ -78,6 +79,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     layout.add_argument("--mode", choices=MODES, default="test", help="which of its lists (default: test)")
     root = Path("VLFDataset")
     layout.add_argument("--root", type=path_type, default=root, metavar="DIR", help="the folder (default: VLFDataset)")
+    add_link_option(parser)
     output = parser.add_argument_group("output")
     about = "add FILM's row of the paper for this data set (default: the evaluated one)"
     output.add_argument("--published", nargs="?", const="", metavar="DATASET", help=about)
@@ -95,11 +97,11 @@ def sources_of(args: argparse.Namespace) -> tuple[str, dict[str, tuple[Path, Pat
         UserError: the options contradict each other, or sources are missing.
     """
     if args.dir_a and args.dir_b:
-        sources = find_sources(args.dir_a, args.dir_b, args.list, args.strict)
+        sources = find_sources(args.dir_a, args.dir_b, args.list, args.strict, args.follow_links)
         return args.dataset or args.dir_a.resolve().parent.name, sources
     if args.dir_a or args.dir_b or args.list or not args.dataset:
         raise UserError("sources: either --dir_a and --dir_b (and --list), or --dataset (and --task, --mode, --root)")
-    pairs = find_pairs(args.root, args.task, args.dataset, args.mode)
+    pairs = find_pairs(args.root, args.task, args.dataset, args.mode, follow_links=args.follow_links)
     return args.dataset, {pair.name: (pair.image_a, pair.image_b) for pair in pairs}
 
 
@@ -121,7 +123,7 @@ def evaluate(args: argparse.Namespace) -> None:
     names = [name for name, _ in args.fused] + (list(BASELINES) if args.baselines else [])
     if len(set(names)) < len(names):
         raise UserError("--fused: two methods of one name; each row of the table needs a different name")
-    fused = {method: find_fused(folder, sources) for method, folder in args.fused}
+    fused = {method: find_fused(folder, sources, args.follow_links) for method, folder in args.fused}
     inputs = [path for pair in sources.values() for path in pair]
     inputs += [path for files in fused.values() for path in files.values()]
     outputs = [path for path in (args.csv, args.json, args.differences) if path]

@@ -109,6 +109,22 @@ def test_folders_with_and_without_a_list(data, capsys, caplog):
     assert not caplog.text
 
 
+def test_links_are_followed_on_request(data, capsys):
+    """The sources, and the images of a method, as links to files elsewhere."""
+    for folder in (data / "good", data / "VLFDataset/Image/IVF/Toy/IR"):
+        for path in sorted(folder.iterdir()):
+            target = data / "blobs" / f"{folder.name}{path.name}"
+            target.parent.mkdir(exist_ok=True)
+            path.rename(target)
+            path.symlink_to(target)
+    for arguments in (by_layout(data), by_folders(data)):
+        with pytest.raises(UserError, match="is a link that leads out of its folder"):
+            main(arguments)
+        capsys.readouterr()
+        main([*arguments, "--follow_links"])
+        assert "The test result of" in capsys.readouterr().out
+
+
 def test_published_row_is_marked(data, capsys):
     main(by_layout(data, "--published", "RoadScene"))
     lines = capsys.readouterr().out.splitlines()

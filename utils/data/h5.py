@@ -9,6 +9,7 @@ those of the file, named after the fields of `Provenance`.
 from __future__ import annotations
 
 import copy
+import errno
 import logging
 import os
 from collections import Counter
@@ -40,6 +41,14 @@ METADATA = 1 << 20
 MAX_PATH = 4096  # bytes (PATH_MAX of Linux)
 MAX_PIXELS = 1 << 27  # of an image; a damaged or hostile HDF5 file of a few bytes can claim any number
 AGAIN = "run data_process.py again"
+# What the system says about a file that need not be damaged; {holder} is the process that has locked it.
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
+SYSTEM = {
+    errno.EAGAIN: "is locked by {holder}, which may be writing to it; wait until it has closed the file, or end it",
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "you may not read it; ask its owner for the permission"),
+    **dict.fromkeys(NO_LOCKS, "is on a file system without locks; run it again with HDF5_USE_FILE_LOCKING=FALSE"),
+}
+COMMAND_SHOWN = 60
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,40 @@ def constant_image(sample: Sample) -> str | None:
     return None
 
 
+def _problem(path: Path, error: Exception, damage: str) -> UserError:
+    """What to say about a file that cannot be read: what the system says, else `damage`."""
+    number = getattr(error, "errno", None)
+    if not number:
+        return UserError(f"{path}: {damage}")
+    known = SYSTEM.get(number, f"cannot be read ({os.strerror(number)})")
+    return UserError(f"{path}: {known.format(holder=_holder(path))}")
+
+
+def _holder(path: Path) -> str:
+    """The process that has locked a file, if /proc shows it: not one of another machine or container."""
+    with suppress(OSError):
+        found = path.stat()
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        for line in Path("/proc/locks").read_text().splitlines():
+            fields = line.split()  # number, kind, ADVISORY, READ or WRITE, process, place, ...
+            if fields[5:6] == [place]:
+                command = Path("/proc", fields[4], "cmdline").read_text(errors="replace").replace("\0", " ").strip()
+                return f"process {fields[4]} ({command[:COMMAND_SHOWN]})"
+    return "another process"
+
+
+class _Discard(Exception):
+    """Ends `require_writable` without a file."""
+
+
+def require_writable(path: Path) -> None:
+    """Raise `UserError` if `write_h5` cannot write `path`. Call it before long work, so that this is not lost."""
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; an H5 file cannot be written there")
+    with suppress(_Discard), atomic_path(path) as temporary, _new_h5(temporary, path):
+        raise _Discard
+
+
 def write_h5(path: Path, samples: Iterable[Sample], provenance: Provenance = UNKNOWN) -> int:
     """Write samples one by one, so that memory use stays constant; returns their number.
 
@@ -71,7 +114,7 @@ def write_h5(path: Path, samples: Iterable[Sample], provenance: Provenance = UNK
         UserError: two samples have the same name, or the file cannot be written; then no file is left.
     """
     count = 0
-    with atomic_path(path) as temporary, _new_h5(temporary) as file:
+    with atomic_path(path) as temporary, _new_h5(temporary, path) as file:
         for name, text in asdict(provenance).items():
             _store_text(file, name, text)
         groups = [file.create_group(name) for name in GROUPS]
@@ -106,9 +149,14 @@ def _read_text(attributes: h5py.AttributeManager, name: str) -> str:
 
 
 @contextmanager
-def _new_h5(path: Path) -> Iterator[h5py.File]:
-    """A new H5 file. A full disk raises `OSError` here, before HDF5 notices it."""
-    file = h5py.File(path, "w")
+def _new_h5(path: Path, target: Path) -> Iterator[h5py.File]:
+    """A new H5 file, which will be renamed to `target`. A full disk raises `OSError` here, before HDF5 notices it."""
+    try:
+        file = h5py.File(path, "w")
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise _problem(target, error, "") from error
     try:
         _reserve(file, 0)
         yield file
@@ -143,27 +191,28 @@ class H5Dataset:
         one_size: samples of another size than the most frequent one are bad, too; a batch needs a single size.
 
     Raises:
-        UserError: the file is missing or damaged, a group is missing or empty, a name is not a plain file name, no
-            good sample is left, or, without `skip_bad`, the groups have different samples.
+        UserError: the file is missing, damaged, locked or may not be read, a group is missing or empty, a name is not a
+            plain file name, no good sample is left, or, without `skip_bad`, the groups have different samples.
     """
 
     def __init__(self, path: Path, skip_bad: bool = False, one_size: bool = False) -> None:
         self.path = Path(path)
         self.skipped: dict[str, str] = {}
         self._constant: set[str] = set()
-        if not is_file(self.path):
-            raise UserError(f"{self.path}: no such H5 file; data_process.py writes it")
         try:
+            if not is_file(self.path):
+                problem = "is not a file; expected an H5 file;" if self.path.exists() else "no such H5 file;"
+                raise UserError(f"{self.path}: {problem} data_process.py writes it")
             self._file = h5py.File(self.path, "r")
         except DAMAGE as error:
-            raise UserError(f"{self.path}: not an H5 file, or damaged; {AGAIN}") from error
+            raise _problem(self.path, error, f"not an H5 file, or damaged; {AGAIN}") from error
         try:
             self.names = self._checked_names(skip_bad)
             if skip_bad:
                 self._skip_bad(one_size)
         except DAMAGE as error:
             self.close()
-            raise UserError(f"{self.path}: a damaged H5 file; {AGAIN}") from error
+            raise _problem(self.path, error, f"a damaged H5 file; {AGAIN}") from error
         except UserError:
             self.close()
             raise
@@ -280,7 +329,7 @@ class H5Dataset:
                 raise UserError(f"{where}: has shape {shape}, expected (1, H, W)")
             array = found[()]
         except DAMAGE as error:
-            raise UserError(f"{where}: cannot be read; {AGAIN}") from error
+            raise _problem(self.path, error, f"{group}/{name}: cannot be read; {AGAIN}") from error
         with np.errstate(over="ignore"):
             array = array.astype(np.float32, copy=False)
         if not np.isfinite(array).all():

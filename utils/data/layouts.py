@@ -7,6 +7,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ class Layout:
     `a` and `b` are regular expressions for the paths of images A and B, relative to the folder and without suffix.
     `{name}` is the name of the pair, and `{mode}` the folder train or test of a data set that is already split. A
     layout with an empty `dataset` fits many data sets, which are named after their folder. `test_list` is a file in
-    `SPLITS` that lists the official test pairs.
+    `SPLITS` that lists the official test pairs. `rest` matches images of the data set that are not to be paired.
     """
 
     dataset: str
@@ -33,11 +34,27 @@ class Layout:
     a: str
     b: str
     test_list: str | None = None
+    rest: str | None = None
 
+
+def _folders(task: str, a: str, b: str) -> list[Layout]:
+    """The layouts of any data set with a folder for each side; train/ and test/ may lie above or in these folders."""
+    forms = ("(?:{{mode}}/)?(?i:{side})/{{name}}", "(?i:{side})/{{mode}}/{{name}}")
+    return [Layout("", task, form.format(side=a), form.format(side=b)) for form in forms]
+
+
+# Names of folders. The first ones are preferred: near infrared is image A only if there is no thermal infrared, and
+# `color` may hold coloured labels next to `visible`.
+INFRARED = ("ir|infrared|thermal|tir|fir|lwir|mwir", "nir|swir")
+VISIBLE = ("vi|vis|visible|visual", "rgb|colou?r")
 
 # The most specific layouts come first: images that match one of them are not matched with the later ones.
 LAYOUTS = (
-    Layout("MSRS", "IVF", "{mode}/ir/{name}", "{mode}/vi/{name}"),
+    # Its detection/ holds 80 pairs with labels of objects.
+    Layout("MSRS", "IVF", "{mode}/ir/{name}", "{mode}/vi/{name}", rest="detection/(?:ir|vi)/{name}"),
+    # Its names have six digits. Other data sets with such folders are named after their own folder.
+    Layout("LLVIP", "IVF", r"infrared/{mode}/(?=\d{6}$){name}", r"visible/{mode}/(?=\d{6}$){name}"),
+    Layout("VIFB", "IVF", "input/IR/{name}", "input/VI/{name}"),
     # Its test list is that of CDDFuse (Zhao et al., CVPR 2023).
     Layout("RoadScene", "IVF", "cropinfrared/{name}", "crop_LR_visible/{name}", "RoadScene_test.txt"),
     Layout("M3FD", "IVF", "Ir/{name}", "Vis/{name}"),
@@ -52,11 +69,10 @@ LAYOUTS = (
     Layout("TNO", "IVF", "(?i:ir)[_-]?{name}", "(?i:vis)[_-]?{name}"),
     Layout("Lytro", "MFF", "{name}-A", "{name}-B"),
     Layout("Harvard", "MIF", "MRI/{name}", "(?:CT|PET|SPECT)/{name}"),
-    Layout("", "IVF", "(?:{mode}/)?(?i:ir|infrared|thermal)/{name}", "(?:{mode}/)?(?i:vi|vis|visible)/{name}"),
-    *(
-        Layout("", task, *(f"(?:{{mode}}/)?(?i:{folder})/{{name}}" for folder in TASKS[task].folders))
-        for task in ("MIF", "MEF", "MFF")
-    ),
+    # A folder per scene, with the images of the name of the scene. _B is the brighter one.
+    Layout("MEFB", "MEF", "{name}/(?i:(?P=name)_B)", "{name}/(?i:(?P=name)_A)"),
+    *(layout for sides in product(INFRARED, VISIBLE) for layout in _folders("IVF", *sides)),
+    *(layout for task in ("MIF", "MEF", "MFF") for layout in _folders(task, *TASKS[task].folders)),
 )
 
 
@@ -158,14 +174,14 @@ def _fitting(folder: Path, paths: Iterable[Path], task: str | None, dataset: str
     """The layout of the images in `folder`."""
     within = {path: unicodedata.normalize("NFC", path.relative_to(folder).with_suffix("").as_posix()) for path in paths}
     candidates: list[_Fit] = []
-    explained: set[Path] = set()
     for layout in LAYOUTS:
         fit = _Fit(layout, *(_matches(pattern, within) for pattern in (layout.a, layout.b)))
         # An image that could be paired with several others does not fit the layout.
-        paired = {a[0] for key, a in fit.a.items() if len(a) == len(fit.b.get(key, [])) == 1}
-        if paired - explained:
+        paired = [key for key, a in fit.a.items() if len(a) == len(fit.b.get(key, [])) == 1]
+        if paired:
             candidates.append(fit)
-            explained |= paired
+            taken = {path for key in paired for path in (*fit.a[key], *fit.b[key])} | _rest(fit, within)
+            within = {path: text for path, text in within.items() if path not in taken}
     fitting = [fit for fit in candidates if task in (fit.layout.task, None)]
     named = [fit for fit in fitting if fit.layout.dataset == dataset] or fitting
     if not named:
@@ -173,8 +189,27 @@ def _fitting(folder: Path, paths: Iterable[Path], task: str | None, dataset: str
         raise UserError(f"{folder}: {problem}; name the folders of its images with --dir_a and --dir_b")
     if len(named) > 1:
         several = ", ".join(fit.layout.dataset or TASKS[fit.layout.task].title for fit in named)
-        raise UserError(f"{folder}: holds several data sets ({several}); name the folder of one of them")
+        options = ", or ".join(_option(fit, named) for fit in named)
+        raise UserError(f"{folder}: holds several data sets ({several}); choose one with {options}, or its own --raw")
     return named[0]
+
+
+def _rest(fit: _Fit, within: dict[Path, str]) -> set[Path]:
+    """The images next to those of a layout that belong to the data set but are not to be paired."""
+    found = _matches(fit.layout.rest, within) if fit.layout.rest else {}
+    prefixes = {key.prefix for key in fit.a}
+    return {path for key, paths in found.items() if key.prefix in prefixes for path in paths}
+
+
+def _option(fit: _Fit, others: Iterable[_Fit]) -> str:
+    """The option that chooses one of several data sets."""
+    layouts = [other.layout for other in others]
+    if fit.layout.dataset and [layout.dataset for layout in layouts].count(fit.layout.dataset) == 1:
+        return f"--dataset {fit.layout.dataset}"
+    if [layout.task for layout in layouts].count(fit.layout.task) == 1:
+        return f"--task {fit.layout.task}"
+    a, b = next((fit.a[key][0], fit.b[key][0]) for key in fit.a if key in fit.b)
+    return f"--dir_a {a.parent} --dir_b {b.parent}"
 
 
 def _matches(pattern: str, within: dict[Path, str]) -> dict[_Key, list[Path]]:
@@ -182,7 +217,8 @@ def _matches(pattern: str, within: dict[Path, str]) -> dict[_Key, list[Path]]:
     groups = {"{name}": "(?P<name>[^/]+)", "{mode}": "(?P<mode>train|test)"}
     for placeholder, group in groups.items():
         pattern = pattern.replace(placeholder, group)
-    expression = re.compile(f"(?P<prefix>(?:.*?/)?){pattern}")
+    # The shortest prefix, so that train/ and test/ are not part of it.
+    expression = re.compile(f"(?P<prefix>(?:.*?/)??){pattern}")
     found: dict[_Key, list[Path]] = {}
     for path, text in within.items():
         if match := expression.fullmatch(text):

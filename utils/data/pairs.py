@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -29,7 +30,9 @@ class Pair:
     feature: Path
 
 
-def find_pairs(root: Path, task: str, dataset: str, mode: str, bad: BadPairs | None = None) -> list[Pair]:
+def find_pairs(
+    root: Path, task: str, dataset: str, mode: str, bad: BadPairs | None = None, follow_links: bool = False
+) -> list[Pair]:
     """The pairs of a data set in the layout of VLFDataset, in the order of the list.
 
     Args:
@@ -38,41 +41,52 @@ def find_pairs(root: Path, task: str, dataset: str, mode: str, bad: BadPairs | N
         dataset: the name of a folder of the task.
         mode: 'train' or 'test', the name of the list.
         bad: collects the pairs whose files are missing or lead out of their folder.
+        follow_links: links may lead out of their folder.
 
     Raises:
         UserError: the list is missing or bad, or a pair is bad and not to be skipped.
     """
     base = root / "Image" / task / dataset
-    folders = [ImageFolder(base / folder) for folder in TASKS[task].folders]
+    folders = [ImageFolder(base / folder, follow_links) for folder in TASKS[task].folders]
     bad = bad or BadPairs()
     pairs = []
-    for listed in read_list(base / f"{mode}.txt"):
+    for listed in plain_names(base / f"{mode}.txt", [folder.folder for folder in folders]):
         with bad.guard(stem(listed)):
-            pairs.append(pair_of(stem(listed), *(folder.find(listed) for folder in folders), root, task, dataset))
+            images = [folder.find(listed) for folder in folders]
+            pairs.append(pair_of(stem(listed), *images, root, task, dataset, follow_links=follow_links))
     return bad.good(pairs)
 
 
 def pair_of(
-    name: str, image_a: Path, image_b: Path, root: Path, task: str, dataset: str, folders: Iterable[Path] = ()
+    name: str,
+    image_a: Path,
+    image_b: Path,
+    root: Path,
+    task: str,
+    dataset: str,
+    folders: Iterable[Path] = (),
+    follow_links: bool = False,
 ) -> Pair:
     """A pair with its text and feature: the files in Text/ and TextFeature/ of one of `folders`, else of `root`.
 
     Raises:
-        UserError: a text or feature is a link that leads out of its folder.
+        UserError: a text or feature is a link that leads out of its folder, and not `follow_links`.
     """
     files = []
     for kind, suffix in (("Text", ".txt"), ("TextFeature", ".npy")):
-        own = [require_inside(spelled(folder / kind / f"{name}{suffix}"), folder) for folder in folders]
-        in_root = require_inside(spelled(root / kind / task / dataset / f"{name}{suffix}"), root)
-        files.append(next((path for path in own if path.is_file()), in_root))
+        places = [(folder / kind, folder) for folder in folders] + [(root / kind / task / dataset, root)]
+        found = [require_inside(spelled(place / f"{name}{suffix}"), home, follow_links) for place, home in places]
+        files.append(next((path for path in found if path.is_file()), found[-1]))
     return Pair(name, image_a, image_b, *files)
 
 
 def read_list(path: Path) -> list[str]:
     """The file names of a list, one per line; blank lines, a byte-order mark and carriage returns are ignored.
 
+    A name may come with its folder: `./a.png` is `a.png`, and `ir\\a.png` is `ir/a.png`.
+
     Raises:
-        UserError: the list is missing, empty or not UTF-8, or a name is duplicate or not a plain file name.
+        UserError: the list is missing, empty or not UTF-8, or a name is duplicate or leads out of its folder.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
@@ -80,22 +94,45 @@ def read_list(path: Path) -> list[str]:
         raise UserError(f"{path}: no such list; expected one image file name per line") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a UTF-8 list of file names ({error})") from error
-    names = [line.strip() for line in lines if line.strip()]
+    names = [posixpath.normpath(line.strip().replace("\\", "/")) for line in lines if line.strip()]
     if not names:
         raise UserError(f"{path}: the list is empty; expected one image file name per line")
     seen: set[str] = set()
     for name in names:
-        require_plain_name(name, path)
-        if key(name) in seen:
+        # Folders below are no way out. All others are left at the start of the name by `normpath`.
+        require_plain_name(name if name.startswith(("/", "../")) else name.replace("/", ""), path)
+        file = posixpath.join(posixpath.dirname(name), key(name))
+        if file in seen:
             raise UserError(f"{path}: duplicate name {name!r}")
-        seen.add(key(name))
+        seen.add(file)
     return names
+
+
+def plain_names(path: Path, folders: Sequence[Path]) -> list[str]:
+    """The names of a list, each once, without the folder that may stand before them, which is one of `folders`.
+
+    Raises:
+        UserError: as `read_list`, or a name is in another folder.
+    """
+    names: dict[str, str] = {}
+    for listed in read_list(path):
+        above, name = posixpath.split(listed)
+        if not any(ends_with(folder, above) for folder in folders):
+            raise UserError(f"{path}: {listed!r} is in none of the folders {', '.join(map(str, folders))}")
+        names.setdefault(key(name), name)
+    return list(names.values())
+
+
+def ends_with(folder: Path, end: str) -> bool:
+    """Whether the path of a folder ends with the folders `end`, in any case and Unicode form; true if it is empty."""
+    path, end = (unicodedata.normalize("NFC", text).casefold() for text in (folder.absolute().as_posix(), end))
+    return f"{path}/".endswith(f"/{end}/" if end else "/")
 
 
 def stem(name: str) -> str:
     """A file name without its image suffix; names may contain other dots."""
     path = Path(name)
-    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else name
+    return path.stem if path.suffix.lower() in IMAGE_SUFFIXES else path.name
 
 
 def key(name: str) -> str:
@@ -120,10 +157,13 @@ def is_data_folder(name: str) -> bool:
 
 
 class ImageFolder:
-    """The images of a folder. `files` maps the `key` of names to the names; `kinds` says which other files it holds."""
+    """The images of a folder. `files` maps the `key` of names to the names; `kinds` says which other files it holds.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    With `follow_links`, `find` returns also links that lead out of the folder.
+    """
+
+    def __init__(self, folder: Path, follow_links: bool = False) -> None:
+        self.folder, self.follow_links = folder, follow_links
         if not is_folder(folder):
             raise UserError(f"{folder}: no such folder; expected the images of the pairs there")
         self.files: dict[str, list[str]] = {}
@@ -146,7 +186,7 @@ class ImageFolder:
         """
         found = self.files.get(key(listed), [])
         if listed in found:
-            return require_inside(self.folder / listed, self.folder)
+            return require_inside(self.folder / listed, self.folder, self.follow_links)
         if not found:
             folded = key(listed).casefold()
             other = next((names[0] for each, names in self.files.items() if each.casefold() == folded), None)
@@ -158,7 +198,7 @@ class ImageFolder:
             raise UserError(
                 f"{self.folder / listed}: no such image, but several with other suffixes: {', '.join(sorted(found))}"
             )
-        return require_inside(self.folder / found[0], self.folder)
+        return require_inside(self.folder / found[0], self.folder, self.follow_links)
 
 
 @dataclass(frozen=True)
@@ -174,19 +214,22 @@ class Matches:
     alone: list[str]
 
 
-def match_folders(dir_a: Path, dir_b: Path, strict: bool = False, bad: BadPairs | None = None) -> Matches:
+def match_folders(
+    dir_a: Path, dir_b: Path, strict: bool = False, bad: BadPairs | None = None, follow_links: bool = False
+) -> Matches:
     """Match the images with the same name in two folders: ignoring suffixes, in any Unicode form.
 
     Args:
         dir_a, dir_b: the folders.
         strict: images without a partner are an error.
         bad: collects the pairs of which several files have the same name, or a link leads out of the folder.
+        follow_links: links may lead out of the folder.
 
     Raises:
         UserError: a folder is missing, no name is in both, a pair is bad and not to be skipped, or with `strict` an
             image has no partner.
     """
-    folders = ImageFolder(dir_a), ImageFolder(dir_b)
+    folders = ImageFolder(dir_a, follow_links), ImageFolder(dir_b, follow_links)
     alone = unmatched(*folders)
     names = sorted(set(folders[0].files) & set(folders[1].files))
     if not names:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import posixpath
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from utils.data.images import ImageReader
 from utils.data.layouts import SPLITS, Candidate, Found, detect
 from utils.data.pairs import (
     Pair,
+    ends_with,
     find_pairs,
     key,
     left_out,
@@ -56,9 +58,20 @@ def add_source_options(parser: argparse.ArgumentParser, title: str = "where the 
         "--list",
         type=path_type,
         metavar="FILE",
-        help="with --raw or --dir_a: a list of the pairs to use, one name per line",
+        help="with --raw or --dir_a: a list of the pairs to use, one name or path of an image per line",
     )
     add("--strict", action="store_true", help="with --raw or --dir_a: an image without a partner is an error")
+    add_link_option(parser)
+
+
+def add_link_option(parser: argparse.ArgumentParser) -> None:
+    """Add --follow_links."""
+    parser.add_argument(
+        "--follow_links",
+        action="store_true",
+        help="read images, texts and features also through links out of their folder, as in the cache of the Hugging "
+        "Face hub; only for data that you trust",
+    )
 
 
 def add_reading_options(parser: argparse.ArgumentParser) -> None:
@@ -115,7 +128,8 @@ def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None
         args: the options of `add_source_options`, and task and dataset. If these two are None, the layout decides; for
             two folders the data set is named after the parent of --dir_a; the defaults are IVF and MSRS.
         mode: 'train' or 'test'.
-        bad: collects the pairs of which an image is missing, ambiguous, or a link that leads out of its folder.
+        bad: collects the pairs of which an image is missing, ambiguous, or a link that leads out of its folder (without
+            --follow_links).
 
     Raises:
         UserError: options contradict each other; a folder, list or image is missing; no layout or several layouts fit;
@@ -127,12 +141,12 @@ def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None
     if args.raw:
         found = detect(args.raw, mode, args.task, args.dataset)
     elif args.dir_a:
-        found = _two_folders(args.dir_a, args.dir_b, args.task, args.dataset, bad)
+        found = _two_folders(args, bad)
     elif args.list:
         raise UserError("--list: use it with --raw, or with --dir_a and --dir_b; VLFDataset has its own lists")
     else:
         task, dataset = args.task or DEFAULT_TASK, args.dataset or DEFAULT_DATASET
-        pairs = find_pairs(args.root, task, dataset, mode, bad)
+        pairs = find_pairs(args.root, task, dataset, mode, bad, args.follow_links)
         folder = args.root / "Image" / task / dataset
         return Selection(task, dataset, pairs, f"{folder}: {len(pairs)} pairs of {mode}.txt")
 
@@ -142,8 +156,9 @@ def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None
     for name in names:
         with bad.guard(name):
             a, b, text_folders = found.pairs[name]
-            images = [require_inside(_only(paths, name), found.folder) for paths in (a, b)]
-            pairs.append(pair_of(name, *images, args.root, found.task, found.dataset, text_folders))
+            images = [require_inside(_only(paths, name), found.folder, args.follow_links) for paths in (a, b)]
+            place = args.root, found.task, found.dataset
+            pairs.append(pair_of(name, *images, *place, text_folders, args.follow_links))
     pairs = bad.good(pairs)
     title = f"{args.raw or f'{args.dir_a} and {args.dir_b}'}: {found.dataset}, {TASKS[found.task].title}"
     if args.raw:
@@ -158,12 +173,12 @@ def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None
     return Selection(found.task, found.dataset, pairs, "\n".join(lines))
 
 
-def _two_folders(dir_a: Path, dir_b: Path, task: str | None, dataset: str | None, bad: BadPairs) -> Found:
-    """The pairs of two folders: images with the same name. The data set is named after the parent of `dir_a`."""
-    matches = match_folders(dir_a, dir_b, bad=bad)
-    base = dir_a.resolve().parent
+def _two_folders(args: argparse.Namespace, bad: BadPairs) -> Found:
+    """The pairs of two folders: images with the same name. The data set is named after the parent of --dir_a."""
+    matches = match_folders(args.dir_a, args.dir_b, bad=bad, follow_links=args.follow_links)
+    base = args.dir_a.resolve().parent
     pairs = {name: Candidate([a], [b], (base,)) for name, (a, b) in matches.pairs.items()}
-    return Found(task or DEFAULT_TASK, dataset or base.name, base, pairs, matches.alone)
+    return Found(args.task or DEFAULT_TASK, args.dataset or base.name, base, pairs, matches.alone)
 
 
 def _choose(found: Found, mode: str, list_path: Path | None, bad: BadPairs) -> tuple[list[str], str]:
@@ -174,17 +189,15 @@ def _choose(found: Found, mode: str, list_path: Path | None, bad: BadPairs) -> t
     if not list_path and own_list.is_file():
         list_path = own_list
     if list_path:
-        # Names as the images spell them, which may be in another Unicode form.
-        known = {key(name): name for name in names}
-        listed = [known.get(key(name), stem(name)) for name in read_list(list_path)]
-        if missing := [name for name in listed if name not in found.pairs]:
+        listed = _listed_pairs(list_path, found)
+        if missing := [name for name, pair in listed.items() if pair is None]:
             shown = ", ".join(missing[:NAMES_SHOWN])
             problem = f"{list_path}: {len(missing)} of {len(listed)} names have no pair in {found.folder}: {shown}"
             if not bad.skip:
                 raise UserError(problem)
             for name in set(missing) - set(bad.reasons):
                 bad.add(name, f"{list_path}: {name!r} has no pair in {found.folder}")
-        return [name for name in listed if name in found.pairs], str(list_path)
+        return list(dict.fromkeys(pair for pair in listed.values() if pair is not None)), str(list_path)
     if found.test_list:
         tested = {stem(name) for name in read_list(SPLITS / found.test_list)}
         chosen = [name for name in names if (name in tested) == (mode == "test")]
@@ -192,6 +205,33 @@ def _choose(found: Found, mode: str, list_path: Path | None, bad: BadPairs) -> t
             raise UserError(f"{found.folder}: holds none of the official {mode} pairs; select pairs with --list")
         return chosen, f"the {len(tested)} official test pairs" + (" left out" if mode == "train" else "")
     return names, "no split is known: all pairs, in both modes; --list selects some"
+
+
+def _listed_pairs(path: Path, found: Found) -> dict[str, str | None]:
+    """The entries of a list, and the pair of each: the one of this name, else the one with an image of this path.
+
+    A path may be any end of the image's path. An entry without a pair maps to None; its suffix is left out.
+
+    Raises:
+        UserError: as `read_list`, or an entry fits several pairs.
+    """
+    known = {key(name): name for name in found.pairs}
+    files: dict[str, list[tuple[Path, str]]] = {}
+    for name, candidate in found.pairs.items():
+        for image in (*candidate.a, *candidate.b):
+            files.setdefault(key(image.name), []).append((image.parent, name))
+    listed: dict[str, str | None] = {}
+    for entry in read_list(path):
+        above, file = posixpath.split(entry)
+        fitting = {name for folder, name in files.get(key(file), ()) if ends_with(folder, above)}
+        if not above and key(file) in known:
+            fitting = {known[key(file)]}
+        if len(fitting) > 1:
+            raise UserError(
+                f"{path}: {entry!r} is an image of several pairs: {', '.join(sorted(fitting)[:NAMES_SHOWN])}"
+            )
+        listed[entry if above else stem(entry)] = next(iter(fitting), None)
+    return listed
 
 
 def _only(paths: list[Path], name: str) -> Path:

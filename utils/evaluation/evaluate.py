@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from utils.data.images import ImageReader, read_gray, require_one_size
-from utils.data.pairs import ImageFolder, key, left_out, read_list, require_partners, stem, unmatched
+from utils.data.pairs import ImageFolder, key, left_out, plain_names, require_partners, stem, unmatched
 from utils.evaluation.metrics import METRICS, TABLE_METRICS, evaluate_pair
 from utils.runtime import files
 from utils.runtime.errors import UserError
@@ -48,7 +48,7 @@ def measure(where: Path | str, fused: np.ndarray, image_a: np.ndarray, image_b: 
 
 
 def find_sources(
-    dir_a: Path, dir_b: Path, list_path: Path | None = None, strict: bool = False
+    dir_a: Path, dir_b: Path, list_path: Path | None = None, strict: bool = False, follow_links: bool = False
 ) -> dict[str, tuple[Path, Path]]:
     """The files of A and B by name, in the order of the list; without a list, of all images in `dir_a`.
 
@@ -57,8 +57,12 @@ def find_sources(
     Raises:
         UserError: a folder, the list or an image is missing, or `dir_a` holds no image.
     """
-    folder_a, folder_b = ImageFolder(dir_a), ImageFolder(dir_b)
-    listed = read_list(list_path) if list_path else [names[0] for _, names in sorted(folder_a.files.items())]
+    folder_a, folder_b = ImageFolder(dir_a, follow_links), ImageFolder(dir_b, follow_links)
+    listed = (
+        plain_names(list_path, (dir_a, dir_b))
+        if list_path
+        else [names[0] for _, names in sorted(folder_a.files.items())]
+    )
     if not listed:
         raise UserError(f"{dir_a}: holds no image")
     sources = {stem(name): (folder_a.find(name), folder_b.find(name)) for name in listed}
@@ -68,7 +72,7 @@ def find_sources(
     return sources
 
 
-def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
+def find_fused(folder: Path, names: Iterable[str], follow_links: bool = False) -> dict[str, Path]:
     """The fused image in `folder` of each of `names`, with any suffix; the PNG if there are several.
 
     Other images are left out, and a warning names them.
@@ -77,7 +81,7 @@ def find_fused(folder: Path, names: Iterable[str]) -> dict[str, Path]:
         UserError: images are missing; an average over the others would be misleading.
     """
     names = list(names)
-    images = ImageFolder(folder)
+    images = ImageFolder(folder, follow_links)
     if missing := [name for name in names if key(name) not in images.files]:
         raise UserError(
             f"{folder}: {len(missing)} of {len(names)} fused images are missing: {_some(missing)}; "

@@ -104,7 +104,13 @@ def read_pages(path: Path) -> list[np.ndarray]:
     return list(pages)
 
 
-def find_stacks(given: Sequence[Path], out: Path | None, task: str, reader: ImageReader | None = None) -> list[Stack]:
+def find_stacks(
+    given: Sequence[Path],
+    out: Path | None,
+    task: str,
+    reader: ImageReader | None = None,
+    follow_links: bool = False,
+) -> list[Stack]:
     """The stacks that the arguments of fuse.py name; none if they name two images or two folders.
 
     Three or more images are a stack, as is one multi-page TIFF file or one folder of images (in the order of their
@@ -115,6 +121,7 @@ def find_stacks(given: Sequence[Path], out: Path | None, task: str, reader: Imag
         out: the .png file of one stack (default: <its name>_fused.png), or the folder of several (default: fused).
         task: MEF or MFF.
         reader: reads the images, in the official reading.
+        follow_links: links may lead out of their folder.
 
     Raises:
         UserError: another task, no stack, or `out` does not fit.
@@ -127,18 +134,18 @@ def find_stacks(given: Sequence[Path], out: Path | None, task: str, reader: Imag
         )
     if len(given) > 1 and (folders := [path for path in given if path.is_dir()]):
         raise UserError(f"{folders[0]}: is a folder; expected images, or one folder alone")
-    reader = reader or ImageReader()
+    options = task, reader or ImageReader(), follow_links
     members = _members(given[0]) if len(given) == 1 and given[0].is_dir() else []
     if members:
         out = out or Path("fused")
         return [
-            _stack((path,), *(out / kind / f"{stem(path.name)}.png" for kind in ("Gray", "RGB")), task, reader)
+            _stack((path,), *(out / kind / f"{stem(path.name)}.png" for kind in ("Gray", "RGB")), *options)
             for path in members
         ]
     out = out or Path(f"{given[0].stem}_fused.png")
     if out.suffix.lower() != ".png" or out.is_dir():
         raise UserError(f"{out}: expected the name of a .png file")
-    return [_stack(tuple(given), out, out.with_name(f"{out.stem}_RGB.png"), task, reader)]
+    return [_stack(tuple(given), out, out.with_name(f"{out.stem}_RGB.png"), *options)]
 
 
 def _members(folder: Path) -> list[Path]:
@@ -150,17 +157,18 @@ def _members(folder: Path) -> list[Path]:
     ]
 
 
-def _stack(paths: tuple[Path, ...], gray: Path, rgb: Path, task: str, reader: ImageReader) -> Stack:
+def _stack(paths: tuple[Path, ...], gray: Path, rgb: Path, task: str, reader: ImageReader, follow_links: bool) -> Stack:
     path = paths[0]
     if path.is_dir():
         files = ImageFolder(path)
         names = [name for names in sorted(files.files.values()) for name in sorted(names)]
-        paths = tuple(require_inside(path / name, path) for name in names)
+        paths = tuple(require_inside(path / name, path, follow_links) for name in names)
     if not paths:
         raise UserError(f"{path}: holds no images; expected a stack, or folders of stacks")
     if len(paths) == 1 and paths[0].suffix.lower() not in TIFF:
         raise UserError(f"{paths[0]}: is one image; expected two or more, or a TIFF file of several pages")
     home = path.resolve().parent
     folders = (home, home.parent)
-    pair = pair_of(stem(path.name), paths[0], paths[-1], Path("VLFDataset"), task, home.name, folders)
+    place = Path("VLFDataset"), task, home.name
+    pair = pair_of(stem(path.name), paths[0], paths[-1], *place, folders, follow_links)
     return Stack(pair, paths, gray, rgb, task == "MEF", reader)

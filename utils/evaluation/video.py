@@ -170,13 +170,14 @@ def _writing(path: Path, like: _Reader) -> Iterator[Callable[[np.ndarray], None]
         raise UserError(f"{path}: {written} frames could not be written completely; is there space left?")
 
 
-def find_films(given: list[Path], out: Path | None, task: str) -> list[Film]:
+def find_films(given: list[Path], out: Path | None, task: str, follow_links: bool = False) -> list[Film]:
     """The two films that the arguments of fuse.py name, as a list of one; empty if they name images or folders.
 
     Args:
         given: the arguments.
         out: the output (default: <name of A>_fused.mp4).
         task: a key of `TASKS`.
+        follow_links: a text or feature may be a link that leads out of its folder.
 
     Raises:
         UserError: not exactly two films, or `out` is no film that can be written.
@@ -192,5 +193,6 @@ def find_films(given: list[Path], out: Path | None, task: str) -> list[Film]:
     rgb = out.with_name(f"{out.stem}_RGB{out.suffix}")
     require_same_kind(*map(_Reader, given))
     home = given[0].resolve().parent
-    pair = pair_of(given[0].stem, *given, Path("VLFDataset"), task, home.name, (home, home.parent))
+    place = Path("VLFDataset"), task, home.name
+    pair = pair_of(given[0].stem, *given, *place, (home, home.parent), follow_links)
     return [Film(pair, out, rgb)]

@@ -188,16 +188,18 @@ def require_plain_name(name: str, where: Path | str) -> None:
         raise UserError(f"{where}: {name!r} leads out of its folder; expected a plain file name")
 
 
-def require_inside(path: Path, folder: Path) -> Path:
+def require_inside(path: Path, folder: Path, follow_links: bool = False) -> Path:
     """Return `path`, made of `folder` and a name; raise `UserError` if the file is a link that leads out of the folder.
 
-    The folder itself, and folders below it, may be links: their owner made them on purpose.
+    The folder itself, and folders below it, may be links: their owner made them on purpose. With `follow_links`, all
+    links may lead anywhere.
     """
-    if path.is_symlink():
+    if not follow_links and path.is_symlink():
         target = path.resolve()
         if not any(target.is_relative_to(home.resolve()) for home in (folder, path.parent)):
             raise UserError(
-                f"{path}: is a link that leads out of its folder; copy the file, or link the complete folder"
+                f"{path}: is a link that leads out of its folder; copy the file, link the complete folder, or use "
+                "--follow_links if you trust this data"
             )
     return path
 

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import h5py
 import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
-from utils.data.h5 import H5Dataset, Sample, write_h5
+from utils.data.h5 import H5Dataset, Sample, require_writable, write_h5
 from utils.data.provenance import UNKNOWN, Provenance
 from utils.runtime.errors import UserError
 
@@ -340,3 +347,134 @@ def test_damage_within_a_file_is_named(tmp_path):
         (tmp_path / "y.h5").write_bytes(content.replace(mark, b"XXXX"))
         with pytest.raises(UserError, match=r"y.h5: (a damaged H5 file|no group)"):
             H5Dataset(tmp_path / "y.h5")
+
+
+# --- what the system refuses
+
+ROOT = Path(__file__).resolve().parents[3]
+HOLD = "import h5py, sys; file = h5py.File(sys.argv[1], 'r+'); print(flush=True); sys.stdin.read()"
+# Opens the H5 files that the arguments name, for reading or (those that do not exist) for writing.
+TRY = """
+import sys
+from pathlib import Path
+from utils.data.h5 import H5Dataset, require_writable
+for path in map(Path, sys.argv[1:]):
+    try:
+        require_writable(path) if path.name == "new.h5" else H5Dataset(path)
+    except Exception as error:
+        print(type(error).__name__, error, sep=": ")
+"""
+
+
+def tried(*paths: Path, **options: object) -> list[str]:
+    """What `TRY` prints in a process of its own."""
+    command = [sys.executable, "-c", TRY, *paths]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True, **options)
+    return done.stdout.splitlines()
+
+
+@pytest.fixture
+def locked(tmp_path) -> Iterator[tuple[Path, int]]:
+    """An H5 file that a process has opened for writing, and its id."""
+    path = write(tmp_path / "x_test.h5", 2)
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", HOLD, path], **pipes) as holder:
+        holder.stdout.readline()
+        yield path, holder.pid
+        holder.stdin.close()
+
+
+def test_a_locked_file_names_the_process(locked):
+    path, pid = locked
+    with pytest.raises(UserError, match=r"x_test.h5: is locked by .*; wait until it has closed the file") as caught:
+        H5Dataset(path)
+    if os.major(path.stat().st_dev):  # On btrfs, /proc/locks names another device than stat.
+        assert f"locked by process {pid} ({sys.executable} -c import h5py" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("test", "--dataset", "x", "--h5_dir", "."),
+        pytest.param(("train", "--dataset_path", "x_test.h5", "--device", "cpu"), marks=pytest.mark.slow),
+        pytest.param(("tools.text_effect", "--h5", "x_test.h5"), marks=pytest.mark.slow),
+        pytest.param(("tools.torch_twin", "--dataset_path", "x_test.h5"), marks=pytest.mark.slow),
+    ],
+)
+def test_every_reader_says_so(locked, command):
+    run = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=locked[0].parent,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].startswith("error: x_test.h5: is locked by ")
+
+
+def only_file_modes() -> None:
+    """Let a program that is then started do only what the file modes allow, also if the tests run as root."""
+    for right in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH
+        ctypes.CDLL(None).prctl(24, right, 0, 0, 0)  # PR_CAPBSET_DROP
+
+
+def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
+    files = [tmp_path / name / "x.h5" for name in ("file", "folder", "free")]
+    for path in files:
+        path.parent.mkdir()
+        write(path, 1)
+    files[0].chmod(0o000)
+    files[1].parent.chmod(0o600)
+    errors = tried(*files, preexec_fn=only_file_modes)
+    files[1].parent.chmod(0o700)
+    assert errors == [f"UserError: {path}: you may not read it; ask its owner for the permission" for path in files[:2]]
+
+
+@pytest.fixture(scope="module")
+def without_locks(tmp_path_factory) -> dict[str, str]:
+    """An environment in which no file can be locked, as on some network file systems."""
+    library = tmp_path_factory.mktemp("flock") / "flock.so"
+    source = "#include <errno.h>\n#include <stdlib.h>\n"
+    source += 'int flock(int file, int kind) { errno = atoi(getenv("FLOCK_ERRNO")); return -1; }\n'
+    compile_it = ["g++", "-x", "c", "-shared", "-fPIC", "-o", library, "-"]
+    subprocess.run(compile_it, input=source, text=True, check=True)
+    return os.environ | {"LD_PRELOAD": str(library)}
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_without_locks_the_switch_is_named(tmp_path, without_locks, number):
+    files = write(tmp_path / "x.h5", 1), tmp_path / "new.h5"
+    line = "is on a file system without locks; run it again with HDF5_USE_FILE_LOCKING=FALSE"
+    env = without_locks | {"FLOCK_ERRNO": str(number)}
+    assert tried(*files, env=env) == [f"UserError: {path}: {line}" for path in files]
+    assert tried(*files, env=env | {"HDF5_USE_FILE_LOCKING": "FALSE"}) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["x.h5"]
+
+
+def test_other_errors_of_the_system_are_named(tmp_path, monkeypatch):
+    """A disk with bad blocks, while the file is opened and while a sample is read."""
+    path = write(tmp_path / "x.h5", 1)
+    broken = OSError(errno.EIO, "Can't synchronously read data (file read failed: ...)")
+    with H5Dataset(path) as dataset, monkeypatch.context() as patch:
+        patch.setattr(H5Dataset, "_dataset", Mock(side_effect=broken))
+        with pytest.raises(UserError, match=r"x.h5: cannot be read \(Input/output error\)$"):
+            dataset[0]
+        patch.setattr(h5py, "File", Mock(side_effect=broken))
+        with pytest.raises(UserError, match=r"x.h5: cannot be read \(Input/output error\)$"):
+            H5Dataset(path)
+
+
+def test_only_files_are_opened(tmp_path):
+    """A pipe would wait for its writer."""
+    os.mkfifo(tmp_path / "pipe.h5")
+    for path in (tmp_path / "pipe.h5", tmp_path):
+        with pytest.raises(UserError, match="is not a file; expected an H5 file"):
+            H5Dataset(path)
+    with pytest.raises(UserError, match="no such H5 file"):
+        H5Dataset(tmp_path / "x.txt" / "x.h5")
+    with pytest.raises(UserError, match="is a folder"):
+        require_writable(tmp_path)
+    require_writable(tmp_path / "new.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["pipe.h5"]

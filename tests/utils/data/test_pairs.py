@@ -52,6 +52,33 @@ def test_lists_of_other_editors_are_read(tmp_path):
     assert read_list(path) == ["1.png", "2.png"]
 
 
+# Entries that name a file in one of the folders IR and VI of Image/IVF/Set, and its name in the list
+WITHIN = {
+    "./a.png": "a.png",
+    ".//a.png": "a.png",
+    "ir/a.png": "ir/a.png",
+    "./VI/a.png": "VI/a.png",
+    "Set/IR/a.png": "Set/IR/a.png",
+    "IR/../VI/a.png": "VI/a.png",
+    ".\\IR\\a.png": "IR/a.png",
+}
+
+
+@pytest.mark.parametrize("entry", WITHIN)
+def test_an_entry_may_come_with_its_folder(tmp_path, entry):
+    make(tmp_path, f"b.png\n{entry}\n", {"IR": ["a.png", "b.png"], "VI": ["a.png", "b.png"]})
+    assert read_list(tmp_path / "Image/IVF/Set/train.txt") == ["b.png", WITHIN[entry]]
+    assert [pair.name for pair in find_pairs(tmp_path, "IVF", "Set", "train")] == ["b", "a"]
+
+
+def test_both_images_of_a_pair_in_a_list_are_one_pair(tmp_path):
+    make(tmp_path, "IR/a.png\nVI/a.png\n", {"IR": ["a.png"], "VI": ["a.png"]})
+    assert [pair.name for pair in find_pairs(tmp_path, "IVF", "Set", "train")] == ["a"]
+    make(tmp_path, "NEAR/a.png\n", {"IR": ["a.png"], "VI": ["a.png"]}, dataset="Other")
+    with pytest.raises(UserError, match=r"train.txt: 'NEAR/a.png' is in none of the folders .*Other/IR, .*Other/VI$"):
+        find_pairs(tmp_path, "IVF", "Other", "train")
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -60,6 +87,11 @@ def test_lists_of_other_editors_are_read(tmp_path):
         (b"../1.png\n", "leads out"),
         (b"/etc/1.png\n", "leads out"),
         (b"..\n", "leads out"),
+        (b".\n", "leads out"),
+        (b"ir/../../1.png\n", "leads out"),
+        (b"..\\1.png\n", "leads out"),
+        (b"./1.png\n1.png\n", "duplicate name '1.png'"),
+        (b"ir/1.png\nir/1.jpg\n", "duplicate name 'ir/1.jpg'"),
         (b"1\0.png\n", "control character"),
         (b"\xff\xfe1\x00", "UTF-8"),
     ],

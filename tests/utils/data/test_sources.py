@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from argparse import Namespace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ def touch(folder: Path, *paths: str) -> Path:
 
 
 def select(mode: str = "test", **options: object) -> Selection:
-    absent = dict.fromkeys(("raw", "dir_a", "dir_b", "list", "task", "dataset", "strict"))
+    absent = dict.fromkeys(("raw", "dir_a", "dir_b", "list", "task", "dataset", "strict", "follow_links"))
     return find_source(Namespace(**{"root": Path("VLFDataset"), **absent, **options}), mode)
 
 
@@ -42,8 +43,37 @@ def pairs_of(selection: Selection, folder: Path) -> dict[str, tuple[str, str]]:
 # folder -> (files, task, data set, the test pairs); the layouts of issue 3, and of the downloads themselves
 CASES = {
     "MSRS-main": (
-        ["train/ir/1D.png", "train/vi/1D.png", "test/ir/2N.png", "test/vi/2N.png", "test/Segmentation_labels/2N.png"],
+        [
+            *("train/ir/1D.png", "train/vi/1D.png", "test/ir/2N.png", "test/vi/2N.png"),
+            *("test/Segmentation_labels/2N.png", "detection/ir/1.png", "detection/vi/1.png", "detection/labels/1.txt"),
+        ],
         ("IVF", "MSRS", {"2N": ("test/ir/2N.png", "test/vi/2N.png")}),
+    ),
+    "LLVIP download": (
+        [f"{side}/{name}.jpg" for side in ("infrared", "visible") for name in ("train/010001", "test/190001")],
+        ("IVF", "LLVIP", {"190001": ("infrared/test/190001.jpg", "visible/test/190001.jpg")}),
+    ),
+    "VIFB-master": (
+        ["input/IR/fight.jpg", "input/VI/fight.jpg", "input/VI/fight - copy.jpg", "fused_images/fight_CBF.jpg"],
+        ("IVF", "VIFB", {"fight": ("input/IR/fight.jpg", "input/VI/fight.jpg")}),
+    ),
+    # _A is the darker one, as the names of the originals beside them say; case differs in three of its hundred scenes.
+    "MEFB-main": (
+        ["input/Farmhouse/Farmhouse_A.png", "input/Farmhouse/FarmHouse_B.png", "input/Farmhouse/over.png"],
+        ("MEF", "MEFB", {"Farmhouse": ("input/Farmhouse/FarmHouse_B.png", "input/Farmhouse/Farmhouse_A.png")}),
+    ),
+    # FMB: color/ holds coloured labels.
+    "FMB": (
+        [f"{mode}/{side}/{mode}.png" for mode in ("train", "test") for side in ("color", "Infrared", "Visible")],
+        ("IVF", "FMB", {"test": ("test/Infrared/test.png", "test/Visible/test.png")}),
+    ),
+    "three cameras": (
+        ["nir/1.png", "lwir/1.png", "vis/1.png"],
+        ("IVF", "three cameras", {"1": ("lwir/1.png", "vis/1.png")}),
+    ),
+    "split in its folders": (
+        [f"{side}/{name}.tif" for side in ("OVER", "UNDER") for name in ("train/1", "test/2")],
+        ("MEF", "split in its folders", {"2": ("OVER/test/2.tif", "UNDER/test/2.tif")}),
     ),
     "RoadScene-master": (
         [
@@ -94,6 +124,45 @@ def test_a_layout_is_detected(tmp_path, name, within):
     assert pairs_of(selection, folder) == expected
     assert "test: 1 pairs" in selection.found
     assert next(iter(expected.values()))[0] in selection.found
+
+
+@pytest.mark.parametrize("split", ["{mode}/{side}/{mode}.png", "x/{side}/{mode}/{mode}.png", "{side}/test.png"])
+def test_folders_of_any_infrared_and_visible_camera(tmp_path, split):
+    sides_a = ("IR", "Infrared", "thermal", "TIR", "FIR", "lwir", "MWIR", "NIR", "swir")
+    sides_b = ("VI", "vis", "Visible", "visual", "RGB", "color", "colour")
+    for number, sides in enumerate(product(sides_a, sides_b)):
+        names = {mode: tuple(split.format(side=side, mode=mode) for side in sides) for mode in ("train", "test")}
+        folder = touch(tmp_path / str(number), *names["train"], *names["test"])
+        assert pairs_of(raw(folder), folder) == {"test": names["test"]}
+
+
+def options_in(message: str) -> list[dict[str, object]]:
+    """The choices that the line about several data sets names, as arguments of `raw`."""
+    choices = message.partition("choose one with ")[2].partition(", or its own --raw")[0].split(", or ")
+    parts = [choice.split() for choice in choices]
+    return [{option.removeprefix("--"): value for option, value in zip(x[::2], x[1::2], strict=True)} for x in parts]
+
+
+@pytest.mark.parametrize(
+    ("files", "options"),
+    [
+        (["Ir/1.png", "Vis/1.png", "MRI/1.png", "CT/1.png"], [{"dataset": "M3FD"}, {"dataset": "Harvard"}]),
+        (["rgb/1.png", "tir/1.png", "OVER/1.png", "UNDER/1.png"], [{"task": "IVF"}, {"task": "MEF"}]),
+        (
+            ["x/ir/1.png", "x/vi/1.png", "y/nir/2.png", "y/rgb/2.png"],
+            [{"dir_a": "x/ir", "dir_b": "x/vi"}, {"dir_a": "y/nir", "dir_b": "y/rgb"}],
+        ),
+    ],
+)
+def test_of_several_data_sets_the_named_options_choose_one(tmp_path, monkeypatch, files, options):
+    monkeypatch.chdir(touch(tmp_path, *files))
+    with pytest.raises(UserError, match=r"holds several data sets \(") as caught:
+        raw(Path())
+    assert options_in(str(caught.value)) == options
+    for number, choice in enumerate(options):
+        own = {key: Path(value) if key in ("dir_a", "dir_b") else value for key, value in choice.items()}
+        (pair,) = select(**own).pairs if "dir_a" in own else raw(Path(), **own).pairs
+        assert pair.image_a.as_posix() in files[2 * number : 2 * number + 2]
 
 
 # scene -> (long-wave infrared, visible, others), as TNO's own folder has them
@@ -273,6 +342,39 @@ def test_a_link_out_of_a_download_is_refused(tmp_path, link):
             find()
 
 
+def hub_cache(folder: Path, *files: str) -> Path:
+    """A snapshot in the cache of the Hugging Face hub, whose files are links to blobs next to the snapshots."""
+    snapshot = folder / "datasets--me--Mine" / "snapshots" / "e3b0c4"
+    for number, file in enumerate(files):
+        touch(folder / "datasets--me--Mine" / "blobs", str(number))
+        (snapshot / file).parent.mkdir(parents=True, exist_ok=True)
+        depth = "../" * (file.count("/") + 2)
+        (snapshot / file).symlink_to(f"{depth}blobs/{number}")
+        assert (snapshot / file).is_file()
+    return snapshot
+
+
+def test_links_are_followed_on_request(tmp_path):
+    """Images, text and feature of a data set in the cache of the hub, by each way to name it."""
+    files = ("ir/1.png", "vi/1.png", "Text/1.txt", "TextFeature/1.npy")
+    folder = hub_cache(tmp_path, *files)
+    sources = {"raw": folder}, {"dir_a": folder / "ir", "dir_b": folder / "vi"}
+    for source in sources:
+        with pytest.raises(
+            UserError, match=r"ir/1.png: is a link that leads out .*, or use --follow_links if you trust"
+        ):
+            select(**source)
+        (pair,) = select(**source, follow_links=True).pairs
+        assert (pair.image_a, pair.image_b, pair.text, pair.feature) == tuple(folder / file for file in files)
+    names = ("Image/IVF/MSRS/IR/1.png", "Image/IVF/MSRS/VI/1.png", "Text/IVF/MSRS/1.txt", "TextFeature/IVF/MSRS/1.npy")
+    root = hub_cache(tmp_path / "root", *names, "Image/IVF/MSRS/test.txt")
+    (root / "Image/IVF/MSRS/test.txt").write_text("1.png")
+    with pytest.raises(UserError, match="is a link that leads out of its folder"):
+        select(root=root)
+    (pair,) = select(root=root, follow_links=True).pairs
+    assert (pair.image_a, pair.image_b, pair.text, pair.feature) == tuple(root / name for name in names)
+
+
 def test_what_macos_leaves_in_an_archive_is_no_data(tmp_path):
     files = ("ir/1.png", "vi/1.png", "ir/._1.png", "__MACOSX/ir/1.png", "__MACOSX/vi/1.png", ".trash/ir/2.png")
     selection = raw(touch(tmp_path / "Mine", *files), strict=True)
@@ -295,7 +397,33 @@ def test_listed_pairs_that_do_not_exist_are_skipped_on_request(tmp_path):
     folder = touch(tmp_path / "Mine", "ir/1.png", "vi/1.png")
     (tmp_path / "list.txt").write_text("1.png\n2.png\n")
     bad = BadPairs(skip=True)
-    absent = dict.fromkeys(("raw", "task", "dataset", "strict"))
+    absent = dict.fromkeys(("raw", "task", "dataset", "strict", "follow_links"))
     options = {"root": tmp_path, "dir_a": folder / "ir", "dir_b": folder / "vi", "list": tmp_path / "list.txt"}
     assert [pair.name for pair in find_source(Namespace(**absent, **options), "test", bad).pairs] == ["1"]
     assert list(bad.reasons) == ["2"]
+
+
+@pytest.mark.parametrize("entry", ["2", "./2.png", "ir/2.png", "IR/2.png", "vi/2.jpg", "Mine/vi/2", ".\\ir\\2.png"])
+@pytest.mark.parametrize("as_downloaded", [True, False])
+def test_a_list_may_name_a_pair_by_a_path(tmp_path, entry, as_downloaded):
+    folder = touch(tmp_path / "Mine", *(f"{side}/{i}.png" for side in ("ir", "vi") for i in range(4)))
+    (tmp_path / "list.txt").write_text(f"3.png\n{entry}\n")
+    options = {"raw": folder} if as_downloaded else {"dir_a": folder / "ir", "dir_b": folder / "vi"}
+    assert [pair.name for pair in select(**options, list=tmp_path / "list.txt").pairs] == ["3", "2"]
+
+
+def test_a_list_may_name_the_files_of_a_data_set(tmp_path):
+    """Also where the names of the pairs are other ones; each pair counts once."""
+    tno = touch(tmp_path / "TNO", *(f"{side}{i}.png" for side in ("IR", "VIS") for i in range(3)))
+    (tno / "test.txt").write_text("VIS2.png\n./IR0.png\nVIS0.png\n")
+    assert [pair.name for pair in raw(tno).pairs] == ["2", "0"]
+    sides = ("CT-MRI/MRI", "CT-MRI/CT", "PET-MRI/MRI", "PET-MRI/PET")
+    harvard = touch(tmp_path / "Harvard", *(f"{side}/3.png" for side in sides))
+    (tmp_path / "list.txt").write_text("PET/3.png\nCT-MRI/MRI/3.png\n")
+    assert [pair.name for pair in raw(harvard, list=tmp_path / "list.txt").pairs] == ["PET-MRI_3", "CT-MRI_3"]
+    (tmp_path / "list.txt").write_text("MRI/3.png\n")
+    with pytest.raises(UserError, match=r"list.txt: 'MRI/3.png' is an image of several pairs: CT-MRI_3, PET-MRI_3"):
+        raw(harvard, list=tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("OTHER/3.png\n")
+    with pytest.raises(UserError, match=r"list.txt: 1 of 1 names have no pair in .*Harvard: OTHER/3.png"):
+        raw(harvard, list=tmp_path / "list.txt")

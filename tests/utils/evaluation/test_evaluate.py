@@ -53,6 +53,8 @@ def test_sources_follow_the_list(folders):
         ("c", (folders / "A/c.png", folders / "B/c.bmp")),
         ("b", (folders / "A/b.png", folders / "B/b.bmp")),
     ]
+    (folders / "test.txt").write_text("./c.jpg\nA/b.jpg\nB/b.jpg\n")
+    assert list(find_sources(folders / "A", folders / "B", folders / "test.txt")) == ["c", "b"]
     assert list(find_sources(folders / "A", folders / "B")) == ["a.1", "b", "c"]
 
 

@@ -212,6 +212,17 @@ def test_a_text_is_encoded_once_across_runs_and_places(folder, tmp_path):
     assert first.encoder[1] == second.encoder[1]
 
 
+def test_a_snapshot_in_the_cache_of_the_hub_is_a_folder(folder, tmp_path):
+    """Its files are links to blobs/. The person who names an encoder trusts it, so no option is needed."""
+    snapshot, blobs = tmp_path / "models--me--bert/snapshots/e3b0c4", tmp_path / "models--me--bert/blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for path in folder.iterdir():
+        shutil.copy(path, blobs / f"hash of {path.name}")
+        (snapshot / path.name).symlink_to(f"../../blobs/hash of {path.name}")
+    np.testing.assert_array_equal(encode(snapshot, "a man")[0], encode(folder, "a man")[0])
+
+
 def test_other_weights_or_settings_are_another_encoder(folder):
     prepared(folder, "a man")
     config = (folder / "config.json").read_text()
