@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from graphlib import CycleError, TopologicalSorter
 from itertools import pairwise
 from pathlib import Path
@@ -84,6 +85,13 @@ def test_one_module_imports_jittor():
     ]
     assert not found, f"only {JITTOR} may"
     assert JITTOR in modules()
+
+
+def test_one_module_starts_programs():
+    """utils.runtime.processes lets them end with their parent. Others may import constants and errors."""
+    starts = re.compile(r"subprocess\.(Popen|run|call|check_\w+|get\w+)\(|os\.(system|popen|fork|exec\w+|spawn\w+)\(")
+    found = [name for name, path in modules().items() if starts.search(path.read_text("utf-8"))]
+    assert found == ["utils.runtime.processes"]
 
 
 def test_tests_mirror_the_rooms():

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.runtime import cuda
+from utils.runtime import cuda, processes
 from utils.runtime.cli import run_command
 from utils.runtime.jittor_tree import jittor_home
 
@@ -56,7 +56,7 @@ Check = Callable[[], Iterator[Finding]]
 def output_of(*command: str | Path) -> str:
     """What a program prints; empty if it is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = processes.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
@@ -231,8 +231,8 @@ def cpu_yardstick() -> Yardstick:
         source, program = Path(folder) / "yardstick.cc", Path(folder) / "yardstick"
         source.write_text(YARDSTICK)
         options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
-        subprocess.run([compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
-        printed = subprocess.run([program], env=os.environ | {"OMP_NUM_THREADS": str(cores())}, **options).stdout
+        processes.run([compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
+        printed = processes.run([program], env=os.environ | {"OMP_NUM_THREADS": str(cores())}, **options).stdout
     return Yardstick(*map(float, printed.split()[:3]))
 
 

@@ -8,20 +8,22 @@ import signal
 import traceback
 from collections.abc import Callable, Sequence
 
-from utils.runtime import processes
+from utils.runtime import processes, signals
 from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, OPTIONAL, Stopped, UserError, missing
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run the `main` of a script and return its exit code.
 
-    0 on success; 2, after one line on stderr, for a `UserError` or a missing `OPTIONAL` package; 130 for Ctrl-C, 143
-    for SIGTERM. Any other exception is a bug and keeps its traceback. If one of several processes fails, it ends the
-    others. Scripts end with ``sys.exit(run_command(main))``.
+    0 on success; 2, after one line on stderr, for a `UserError` or a missing `OPTIONAL` package; 128 + its number for
+    a signal that asks to stop (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP). Any other exception is a bug and keeps
+    its traceback. If one of several processes fails, it ends the others. Scripts end with
+    ``sys.exit(run_command(main))``.
     """
     processes.silence_others()
     try:
-        main(argv)
+        with signals.handling(signals.raise_stopped):
+            main(argv)
     except UserError as error:
         # It may contain file names from untrusted data: escape line breaks and terminal control characters.
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
