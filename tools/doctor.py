@@ -31,7 +31,7 @@ from typing import Any
 
 from utils.runtime import cuda, processes
 from utils.runtime.cli import run_command
-from utils.runtime.jittor_tree import jittor_home
+from utils.runtime.jittor_tree import cache_folder
 
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
 PYTHONS = ((3, 11), (3, 14))
@@ -114,7 +114,7 @@ def check_compiler() -> Iterator[Finding]:
 
 def check_onednn() -> Iterator[Finding]:
     # Jittor uses what it finds here, and downloads it otherwise.
-    places = sorted((jittor_home() / ".cache" / "jittor" / "mkl").glob("dnnl*/lib/libmkldnn.so"))
+    places = sorted((cache_folder() / "mkl").glob("dnnl*/lib/libmkldnn.so"))
     library = next((path for path in places if path.exists()), Path())
     wheel = installed("onednn-cpu-gomp")
     if library.is_symlink():
@@ -165,7 +165,7 @@ def check_mpi() -> Iterator[Finding]:
 
 
 def check_cache() -> Iterator[Finding]:
-    folder = jittor_home() / ".cache" / "jittor"
+    folder = cache_folder()
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files)
     yield Finding("cache", OK, f"{folder}, {size / (1 << 20):.0f} MiB in {len(files)} files")

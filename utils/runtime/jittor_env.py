@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from utils.runtime import cuda, jittor_tree, processes, signals
+from utils.runtime import cuda, jittor_switches, jittor_tree, processes, signals
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -268,7 +268,10 @@ def use_device(name: str, tf32: bool = False) -> str:
     return f"device: cpu, {os.cpu_count()} cores (Jittor {jt.__version__}{why})"
 
 
+if (_line := jittor_switches.ignore_others()) and processes.is_main():
+    print(_line, file=sys.stderr)
 processes.prepare()
+jittor_tree.require_cache()
 jittor_tree.prefer_patched()
 CUDA = cuda.look()
 CUDA_PROBLEM = _problem(CUDA)
