@@ -162,7 +162,7 @@ def data_process(args: argparse.Namespace) -> None:
     skipped_path = path.with_name(f"{path.stem}_skipped.txt")
     inputs = [file for pair in source.pairs for file in (pair.image_a, pair.image_b, pair.text, pair.feature)]
     require_separate([path, skipped_path], [*inputs, *([args.list] if args.list else [])])
-    images = image_reader(args, source.pairs)
+    images = image_reader(args, source.pairs, source.task)
     pairs = source.pairs
     if args.caption:
         written = write_captions(pairs, source.task, partial(Captioner, args.caption), images.bgr, bad)
