@@ -19,7 +19,9 @@ CHOICES = (AUTO, OFF, LUMA, *PALETTES)
 
 SAMPLE = 1500  # pixels that are looked at
 # All distances are in levels of 0..255; see `recognize`.
-COLORED, ON_PALETTE, OF_GRAY, THICKNESS, SPREAD = 12, 8, 0.3, 5, 20
+COLORED, ON_PALETTE, OF_GRAY, THICKNESS, SPREAD = 12, 20, 0.25, 5, 20
+# BGR -> Y, Cb, Cr (ITU-R BT.601), with less weight on the chroma, which JPEG stores with half the resolution.
+WEIGHTED = np.array([[0.114, 0.587, 0.299], [0.15, -0.0994, -0.0506], [-0.0244, -0.1256, 0.15]]).T
 
 
 @cache
@@ -49,7 +51,7 @@ def recognize(bgr: np.ndarray) -> str | None:
     from_gray = np.linalg.norm(pixels - pixels.mean(1, keepdims=True), axis=1).mean()
     if from_gray < COLORED:
         return None
-    distances = {name: np.sqrt(_nearest(pixels, name)[1]).mean() for name in PALETTES}
+    distances = {name: np.sqrt(_nearest(pixels, colors(name))[1]).mean() for name in PALETTES}
     best = min(distances, key=distances.__getitem__)
     if distances[best] <= min(ON_PALETTE, OF_GRAY * from_gray):
         return best
@@ -83,17 +85,18 @@ def to_gray(bgr: np.ndarray, palette: str) -> np.ndarray:
     codes = bgr.astype(np.uint32) @ np.array([1, 1 << 8, 1 << 16], np.uint32)
     found, inverse = np.unique(codes, return_inverse=True)
     distinct = np.stack([found & 255, found >> 8 & 255, found >> 16], 1).astype(np.float32)
-    return _nearest(distinct, palette)[0].astype(np.float32)[inverse].reshape(bgr.shape[:2])
+    positions, _ = _nearest(distinct @ WEIGHTED, colors(palette) @ WEIGHTED)
+    return positions.astype(np.float32)[inverse].reshape(bgr.shape[:2])
 
 
-def _nearest(pixels: np.ndarray, palette: str) -> tuple[np.ndarray, np.ndarray]:
-    """The position of the nearest colour of each of the pixels (n, 3), and its squared distance."""
-    table = colors(palette)
+def _nearest(pixels: np.ndarray, table: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The position in the `table` (256, 3) of the colour nearest to each of the pixels (n, 3), and its squared
+    distance."""
     positions, squares = [], []
     for start in range(0, len(pixels), 1 << 12):
         part = pixels[start : start + (1 << 12)]
-        # |p - c|² = |p|² - 2 p c + |c|²; integers below 2^24 are exact in float32.
+        # |p - c|² = |p|² - 2 p c + |c|²
         distances = (part**2).sum(1)[:, None] - 2 * part @ table.T + (table**2).sum(1)
         positions.append(distances.argmin(1))
-        squares.append(distances.min(1))
+        squares.append(np.maximum(distances.min(1), 0))
     return np.concatenate(positions), np.concatenate(squares)
