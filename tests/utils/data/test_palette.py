@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import argparse
+
 import cv2
 import numpy as np
 import pytest
 
 from utils.data.color import write_colored
 from utils.data.images import ImageReader, read_gray, write_png
+from utils.data.pairs import pair_of
 from utils.data.palette import LUMA, OFF, PALETTES, colors, recognize, to_gray
+from utils.data.sources import add_reading_options, image_reader
+from utils.data.tasks import TASKS
 
 
 def thermal() -> np.ndarray:
@@ -100,6 +105,20 @@ def test_a_reader_takes_the_colours_of_thermal_images_only(tmp_path):
     off = ImageReader(thermal=[a], pseudocolor=OFF)
     assert np.array_equal(off.gray(a), read_gray(a))
     assert off.report() == []
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_only_image_a_of_ivf_is_looked_at(tmp_path, task):
+    """B of IVF may be coloured anyhow, and so may both images of the other tasks: PET is drawn in palettes."""
+    a, b = tmp_path / "a.png", tmp_path / "b.png"
+    for path in (a, b):
+        write_png(path, drawn(thermal(), "jet"))
+    parser = argparse.ArgumentParser()
+    add_reading_options(parser)
+    pair = pair_of("x", a, b, tmp_path, task, "Set", (tmp_path,))
+    reader = image_reader(parser.parse_args([]), [pair], task)
+    assert np.array_equal(reader.gray(b), read_gray(b))
+    assert np.array_equal(reader.gray(a), thermal() if task == "IVF" else read_gray(a))
 
 
 def test_a_declared_palette_needs_no_recognition(tmp_path):
