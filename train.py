@@ -150,7 +150,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
 
     Raises:
         UserError: bad data, a checkpoint that does not fit, or a loss that is not finite.
-        Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the last step is written.
+        Stopped: after a signal that asks to stop, once the checkpoint of the last step is written.
     """
     from utils.runtime.jittor_env import use_device
     from utils.training.trainer import build_trainer
