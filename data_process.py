@@ -170,7 +170,7 @@ def data_process(args: argparse.Namespace) -> None:
     inputs = [file for pair in source.pairs for file in (pair.image_a, pair.image_b, pair.text, pair.feature)]
     require_separate([path, skipped_path], [*inputs, *([args.list] if args.list else [])])
     require_writable(path)
-    images = image_reader(args, pairs)
+    images = image_reader(args, pairs, source.task)
     if args.caption:
         written = write_captions(pairs, source.task, partial(Captioner, args.caption), images.bgr, bad)
         pairs = bad.good(pairs)

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from net.Film import Net
 
 # Options that stacks and films do not have.
-PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentiles")
+PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentiles", "pseudocolor")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
@@ -252,7 +252,8 @@ def fuse_others(others: Sequence[Film | Stack], args: argparse.Namespace, path: 
     Raises:
         UserError: an option is only for pairs, an output is an input, or images, text or weights do not fit.
     """
-    if refused := [f"--{name}" for name in PAIRS_ONLY if getattr(args, name)]:
+    default = get_args_parser().get_default
+    if refused := [f"--{name}" for name in PAIRS_ONLY if getattr(args, name) != default(name)]:
         raise UserError(f"{', '.join(refused)}: for pairs of images, not for stacks and films")
     require_separate(*files_of(others, args, path))
     for source in (source for other in others for source in other.paths):
@@ -287,7 +288,7 @@ def fuse_files(args: argparse.Namespace) -> None:
     jobs = find_jobs(args.a, args.b, args.out, args.task, args.strict, bad, args.follow_links)
     skipped_path = jobs[0].gray.parent.parent / "skipped.txt" if args.a.is_dir() else None
     require_separate(*files_of(jobs, args, path, skipped_path))
-    reader = image_reader(args, [job.pair for job in jobs])
+    reader = image_reader(args, [job.pair for job in jobs], args.task)
     registrar = Registrar() if args.register else None
     if len(jobs) == 1:
         # Fail early: downloading a text encoder may take minutes.

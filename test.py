@@ -10,9 +10,10 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING
@@ -23,9 +24,9 @@ from tqdm import tqdm
 from utils.data.bad_pairs import list_skipped
 from utils.data.color import write_colored
 from utils.data.h5 import H5Dataset
-from utils.data.images import read_bgr, read_gray, write_png
+from utils.data.images import ImageReader, read_bgr, read_gray, write_png
 from utils.data.loader import Batch, Loader
-from utils.data.sources import add_source_options, find_source
+from utils.data.sources import add_pseudocolor_option, add_source_options, find_source, thermal_files
 from utils.data.tasks import TASKS
 from utils.evaluation.evaluate import COLUMNS, Values, correlation_line, mean_row, measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
@@ -59,6 +60,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--report", action="store_true", help="also write report.html, to compare A, B and fused in a browser")
     add("--color", action="store_true", help="also write <out_dir>/<dataset>/RGB/: fused luma, chroma of the sources")
     add("--skip_bad", action="store_true", help="check all pairs first; name the bad ones and continue without them")
+    add_pseudocolor_option(parser)
     add_device_options(parser)
     add_source_options(parser, "source images for --color (default: the files named in the H5 file)")
     return parser
@@ -136,7 +138,12 @@ def gray_values(image: np.ndarray) -> np.ndarray:
 
 
 def fuse_dataset(
-    net: Net, dataset: H5Dataset, gray: Path, rgb: Path, files: Mapping[str, tuple[Path, Path]]
+    net: Net,
+    dataset: H5Dataset,
+    gray: Path,
+    rgb: Path,
+    files: Mapping[str, tuple[Path, Path]],
+    read: Callable[[Path], np.ndarray] = read_bgr,
 ) -> tuple[list[Values], int]:
     """Fuse, write and measure the pairs of `dataset` one by one; memory does not grow with their number.
 
@@ -147,6 +154,7 @@ def fuse_dataset(
         gray: the folder of the fused images, <name>.png.
         rgb: the folder of the colour images.
         files: the image files of every pair, for colour images; empty to write none.
+        read: reads the colours of a file, uint8 (H, W, 3), BGR.
 
     Returns:
         The metrics of every pair, and the number of pairs in `files` without colours.
@@ -157,7 +165,7 @@ def fuse_dataset(
         (name,) = batch.names
         path = gray / f"{name}.png"
         write_png(path, fused)
-        colorless = bool(files) and not write_colored(rgb / path.name, fused, *files[name])
+        colorless = bool(files) and not write_colored(rgb / path.name, fused, *files[name], read=read)
         return measure(path, fused, gray_values(batch.image_a[0]), gray_values(batch.image_b[0])), colorless
 
     results = list(map_ahead(write_and_measure, fuse_pairs(net, dataset)))
@@ -235,12 +243,16 @@ def test(args: argparse.Namespace) -> None:
             print(line)
         folder = args.out_dir / args.dataset
         gray, rgb = folder / "Gray", folder / "RGB"
-        own, colorless = fuse_dataset(load_net(path, checkpoint), dataset.share(), gray, rgb, files)
+        reader = ImageReader(
+            thermal=thermal_files(args.task, (a for a, _ in files.values())), pseudocolor=args.pseudocolor
+        )
+        read = partial(read_bgr, reader=reader)
+        own, colorless = fuse_dataset(load_net(path, checkpoint), dataset.share(), gray, rgb, files, read)
         print(f"fused images: {gray}")
         if args.color:
             if colorless := collective.total(np.array([colorless], np.int32)).item():
                 print(f"no colour in the sources of {colorless} of {len(dataset)} pairs: their RGB images are gray")
-            print(f"in colour: {rgb}")
+            print("\n".join([*reader.report(), f"in colour: {rgb}"]))
         values = gather_values(dataset.names, own)
         if not processes.is_main():
             return

@@ -165,7 +165,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
 
     Raises:
         UserError: bad data, a checkpoint that does not fit, or a loss that is not finite.
-        Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the last step is written.
+        Stopped: after a signal that asks to stop, once the checkpoint of the last step is written.
     """
     require_writable(((checkpoint.run if checkpoint else None) or args.exp_root) / LOG_NAME)
     if args.pretrain and not checkpoint:

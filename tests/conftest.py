@@ -7,6 +7,7 @@ GPU in every test that computes in its own process.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,14 @@ SHARED = Path(__file__).resolve().parents[1].parent / "shared"
 
 
 TEST_DEVICE = os.environ.get("FILM_TEST_DEVICE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_signal_is_ignored() -> None:
+    """As in a terminal. A test run under nohup ignores SIGHUP, and one in the background of a script SIGINT."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -201,24 +201,28 @@ def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch, tmp_path):
     assert most <= 10
 
 
-@pytest.mark.parametrize(("number", "code", "word"), [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated")])
+@pytest.mark.parametrize(
+    ("number", "code", "word"),
+    [("SIGINT", 130, "interrupted"), ("SIGTERM", 143, "terminated"), ("SIGHUP", 129, "interrupted")],
+)
 def test_a_signal_ends_cleanly(trained, number, code, word):
     """After the current step the run writes a checkpoint that can be resumed, and exits without a traceback."""
     folder, _ = trained
     arguments = ("--dataset_path", folder / "x_train.h5", "--exp_root", folder / number, "--numepochs", 1000)
-    process = subprocess.Popen(
-        command("train.py", *arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    out, err = folder / f"{number}.out", folder / f"{number}.err"  # after SIGHUP, only files are written to
+    with out.open("w") as stdout, err.open("w") as stderr:
+        process = subprocess.Popen(command("train.py", *arguments), stdout=stdout, stderr=stderr)
     deadline = time.time() + 120
     while not list((folder / number).glob("*/*/pic_fusion/ckpt_1/*.png")):
         assert time.time() < deadline, "the run did not start"
         time.sleep(0.2)
     process.send_signal(signal.Signals[number])
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == code, err
-    assert "Traceback" not in err
-    assert err.strip().endswith(word)
-    (checkpoint,) = (Path(line.split(": ")[1]) for line in out.splitlines() if line.startswith("checkpoint: "))
+    assert process.wait(120) == code, err.read_text()
+    assert "Traceback" not in err.read_text()
+    assert err.read_text().strip().endswith(word)
+    (checkpoint,) = (
+        Path(line.split(": ")[1]) for line in out.read_text().splitlines() if line.startswith("checkpoint: ")
+    )
     (log,) = (folder / number).glob("*/*/log.txt")
     assert read_checkpoint(checkpoint)["step"] == len(read_log(log))
 

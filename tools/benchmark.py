@@ -36,6 +36,7 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
+from utils.runtime import processes
 from utils.runtime.cli import not_empty, path_type, run_command
 from utils.runtime.errors import UserError
 
@@ -210,7 +211,7 @@ class Worker:
     def __init__(self, case: str, name: str, size: tuple[int, int], threads: int, root: Path = ROOT) -> None:
         self.case = case
         environment = {"OMP_NUM_THREADS": str(threads)} | CASES[case].contenders[name][2]
-        self.process = subprocess.Popen(
+        self.process = processes.start(
             [sys.executable, "-m", "tools.benchmark", "worker", case, name, *map(str, (*size, threads))],
             **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
             cwd=root,
@@ -472,8 +473,8 @@ def measured(command: Sequence[str], cores: Sequence[int]) -> tuple[float, float
     """
     before, started = busy_and_total(), time.perf_counter()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    bind = partial(os.sched_setaffinity, 0, cores)
-    process = subprocess.Popen([sys.executable, *command], cwd=ROOT, **quiet, preexec_fn=bind)
+    process = processes.start([sys.executable, *command], cwd=ROOT, **quiet)
+    os.sched_setaffinity(process.pid, cores)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -9,11 +9,11 @@ only shows that training works on this machine.
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from utils.runtime import processes
 from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_writable
@@ -32,7 +32,7 @@ def run_script(*command: str) -> None:
         UserError: it failed; its message is above.
     """
     print(f"\n$ python {' '.join(command)}", flush=True)
-    if subprocess.run([sys.executable, *command], cwd=ROOT).returncode:
+    if processes.run([sys.executable, *command], cwd=ROOT).returncode:
         raise UserError(f"{command[0]}: the demo ends here; the lines above say why")
 
 

@@ -29,9 +29,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.runtime import cuda
+from utils.runtime import cuda, processes
 from utils.runtime.cli import run_command
-from utils.runtime.jittor_tree import jittor_home
+from utils.runtime.jittor_tree import cache_folder, jittor_home
 
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
 PYTHONS = ((3, 11), (3, 14))
@@ -56,7 +56,7 @@ Check = Callable[[], Iterator[Finding]]
 def output_of(*command: str | Path) -> str:
     """What a program prints; empty if it is missing or fails."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = processes.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
@@ -114,7 +114,7 @@ def check_compiler() -> Iterator[Finding]:
 
 def check_onednn() -> Iterator[Finding]:
     # Jittor uses what it finds here, and downloads it otherwise.
-    places = sorted((jittor_home() / ".cache" / "jittor" / "mkl").glob("dnnl*/lib/libmkldnn.so"))
+    places = sorted((cache_folder() / "mkl").glob("dnnl*/lib/libmkldnn.so"))
     library = next((path for path in places if path.exists()), Path())
     wheel = installed("onednn-cpu-gomp")
     if library.is_symlink():
@@ -165,7 +165,7 @@ def check_mpi() -> Iterator[Finding]:
 
 
 def check_cache() -> Iterator[Finding]:
-    folder = jittor_home() / ".cache" / "jittor"
+    folder = cache_folder()
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files)
     yield Finding("cache", OK, f"{folder}, {size / (1 << 20):.0f} MiB in {len(files)} files")
@@ -231,8 +231,8 @@ def cpu_yardstick() -> Yardstick:
         source, program = Path(folder) / "yardstick.cc", Path(folder) / "yardstick"
         source.write_text(YARDSTICK)
         options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
-        subprocess.run([compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
-        printed = subprocess.run([program], env=os.environ | {"OMP_NUM_THREADS": str(cores())}, **options).stdout
+        processes.run([compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
+        printed = processes.run([program], env=os.environ | {"OMP_NUM_THREADS": str(cores())}, **options).stdout
     return Yardstick(*map(float, printed.split()[:3]))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +64,7 @@ def test_packages_that_are_missing(monkeypatch, numpy, jittor):
 
 
 def test_onednn_of_the_wheel_of_jittor_and_none(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "jittor_home", lambda: tmp_path)
+    monkeypatch.setenv("JITTOR_HOME", str(tmp_path))
     monkeypatch.setattr(doctor, "installed", lambda package: None)
     (finding,) = doctor.check_onednn()
     assert finding.state == NOTE
@@ -98,10 +100,37 @@ def test_gpus_that_are_used_unused_or_absent(monkeypatch):
 
 
 def test_cache_and_its_size(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "jittor_home", lambda: tmp_path)
+    monkeypatch.setenv("JITTOR_HOME", str(tmp_path))
     (tmp_path / ".cache" / "jittor").mkdir(parents=True)
     (tmp_path / ".cache" / "jittor" / "kernel.so").write_bytes(bytes(3 << 20))
     assert "3 MiB in 1 files" in findings_of(doctor.check_cache)["cache"].text
+
+
+def test_the_doctor_uses_the_cache_of_the_scripts_and_compiles_nothing_again():
+    """The core of Jittor, which this test's process has compiled at the latest; and Jittor's log is not shown."""
+    from utils.runtime.jittor_env import jt
+
+    core = next(Path(jt.flags.cache_path).glob("jittor_core*.so"))
+    before = core.stat().st_mtime_ns
+    code = (
+        "from tools import doctor; print(next(doctor.check_speed('cpu')).state)\n"
+        "from utils.runtime.jittor_env import jt; print(jt.flags.cache_path); print(next(doctor.check_cache()).text)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "cache_name"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(doctor.__file__).resolve().parent.parent,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    state, used, named = done.stdout.splitlines()
+    assert state == OK
+    assert used == jt.flags.cache_path
+    assert Path(used).is_relative_to(named.split(", ")[0])
+    assert core.stat().st_mtime_ns == before
+    assert done.stderr == ""
 
 
 def test_a_check_that_raises_is_a_line_and_the_others_still_run():

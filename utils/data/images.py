@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from net.shapes import STAGE_SIZE
+from utils.data import palette
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path, is_file, naming
 from utils.runtime.threads import map_ahead
@@ -60,17 +61,30 @@ class ImageReader:
     are scaled: those from the lowest to the highest become 0..255. The lowest and highest are those of all files that
     were passed to `measure` together; with `percentiles`, or for other files, those of each file.
 
+    Images of `thermal` with false colours are read as the gray values behind them (`utils.data.palette`).
+
     Args:
         stretch: scale as described.
         percentiles: two percentiles (0..100); values outside them are clipped. Implies `stretch`.
+        thermal: 8-bit files that may have false colours.
+        pseudocolor: the palette of those that are coloured, one of `palette.CHOICES`.
     """
 
-    def __init__(self, stretch: bool = False, percentiles: Sequence[float] | None = None) -> None:
+    def __init__(
+        self,
+        stretch: bool = False,
+        percentiles: Sequence[float] | None = None,
+        thermal: Iterable[Path] = (),
+        pseudocolor: str = palette.AUTO,
+    ) -> None:
         self.percentiles = percentiles
         self.stretch = stretch or percentiles is not None
         self._ranges: dict[Path, tuple[float, float]] = {}
         self._few: dict[Path, str] = {}
         self._pages: dict[Path, int] = {}
+        self._thermal = frozenset(thermal) if pseudocolor != palette.OFF else frozenset()
+        self._pseudocolor = pseudocolor
+        self._palettes: dict[Path, str] = {}
 
     def measure(self, paths: Iterable[Path], what: str) -> str | None:
         """Find one range for the images at `paths`; files that cannot be read are ignored here.
@@ -109,6 +123,8 @@ class ImageReader:
         values = self._decode(path)
         if values.dtype != np.uint8 and self.stretch:
             return np.round(self._scaled(path, _luma(values))).astype(np.float32)
+        if (thermal := self._behind_false_colors(path, values)) is not None:
+            return thermal
         image = self._official(path, values, cv2.IMREAD_ANYCOLOR)
         if image.ndim == 2:
             # A gray file needs no conversion: the weights of three equal channels add up to 1.
@@ -130,13 +146,15 @@ class ImageReader:
         """
         path = Path(path)
         values = self._decode(path)
+        if (thermal := self._behind_false_colors(path, values)) is not None:
+            return cv2.cvtColor(thermal.astype(np.uint8), cv2.COLOR_GRAY2BGR)
         if values.dtype == np.uint8 or not self.stretch:
             return self._official(path, values, cv2.IMREAD_COLOR)
         image = np.round(self._scaled(path, values)).astype(np.uint8)
         return image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
 
     def report(self) -> list[str]:
-        """Lines about the files read: of 16-bit ones that few gray levels are left, and of how many pages each has."""
+        """Lines about the files read: 16-bit ones of which few gray levels are left, pages, and false colours."""
         lines = []
         if self._few:
             shown = _some(self._few)
@@ -145,7 +163,25 @@ class ImageReader:
         if self._pages:
             shown = _some({path: f"{pages} pages" for path, pages in self._pages.items()})
             lines.append(f"only the first page of {len(self._pages)} files was read: {shown}")
+        if self._palettes:
+            lines.append(
+                f"false colours in {len(self._palettes)} images A, read as the gray values behind them, without their "
+                f"chroma: {_some(self._palettes)}; --pseudocolor off reads them as the official code does"
+            )
         return lines
+
+    def _behind_false_colors(self, path: Path, values: np.ndarray) -> np.ndarray | None:
+        """The gray values behind the false colours of a thermal image, as `gray` returns them; None: it has none."""
+        if path not in self._thermal or values.ndim == 2 or values.dtype != np.uint8:
+            return None
+        if self._pseudocolor == palette.AUTO:
+            found = palette.recognize(values)
+        else:
+            found = self._pseudocolor if (values != values[..., :1]).any() else None
+        if found is None:
+            return None
+        self._palettes[path] = "an unknown palette: its luma" if found == palette.LUMA else found
+        return palette.to_gray(values, found)
 
     def _decode(self, path: Path) -> np.ndarray:
         """The values as stored: (H, W), or (H, W, 3) in BGR."""
@@ -186,11 +222,11 @@ def read_gray(path: Path | str) -> np.ndarray:
     return ImageReader().gray(path)
 
 
-def read_bgr(path: Path | str) -> np.ndarray:
+def read_bgr(path: Path | str, reader: ImageReader | None = None) -> np.ndarray:
     """The colours of a single file: `ImageReader.bgr`. Types that the official code cannot read are stretched to their
     own range, because the chroma of a gray image is 0 in any range."""
     try:
-        return ImageReader().bgr(path)
+        return (reader or ImageReader()).bgr(path)
     except NeedsStretch:
         return ImageReader(stretch=True).bgr(path)
 

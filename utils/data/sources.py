@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from utils.data import palette
 from utils.data.bad_pairs import BadPairs
 from utils.data.images import ImageReader
 from utils.data.layouts import SPLITS, Candidate, Found, detect
@@ -91,6 +92,25 @@ def add_reading_options(parser: argparse.ArgumentParser) -> None:
         help="stretch each image by itself, between these two percentiles, such as 1 99",
     )
     add("--resize", action="store_true", help="resize the smaller image of a pair to the size of the larger")
+    add_pseudocolor_option(parser)
+
+
+def add_pseudocolor_option(parser: argparse.ArgumentParser) -> None:
+    """Add --pseudocolor, for image A of IVF."""
+    parser.add_argument(
+        "--pseudocolor",
+        choices=palette.CHOICES,
+        default=palette.AUTO,
+        metavar="PALETTE",
+        help="read a coloured infrared image as the gray values behind its false colours, and leave its colours out; "
+        "auto: if its palette is recognized; off: as the official code does; luma: an unknown palette, read by its "
+        f"luma; or its palette: {', '.join(palette.PALETTES)}",
+    )
+
+
+def thermal_files(task: str, files: Iterable[Path]) -> list[Path]:
+    """The images A in which false colours are looked for: `files` in IVF, where A is infrared; none in other tasks."""
+    return list(files) if task == "IVF" else []
 
 
 def percentile(text: str) -> float:
@@ -101,7 +121,7 @@ def percentile(text: str) -> float:
     return value
 
 
-def image_reader(args: argparse.Namespace, pairs: Sequence[Pair]) -> ImageReader:
+def image_reader(args: argparse.Namespace, pairs: Sequence[Pair], task: str) -> ImageReader:
     """The reader that the options of `add_reading_options` ask for; with --stretch, the ranges of `pairs` are printed.
 
     Raises:
@@ -109,7 +129,8 @@ def image_reader(args: argparse.Namespace, pairs: Sequence[Pair]) -> ImageReader
     """
     if args.percentiles and args.percentiles[0] >= args.percentiles[1]:
         raise UserError("--percentiles: expected the lower one first")
-    reader = ImageReader(args.stretch, args.percentiles)
+    thermal = thermal_files(task, (pair.image_a for pair in pairs))
+    reader = ImageReader(args.stretch, args.percentiles, thermal, args.pseudocolor)
     for side in "ab":
         if line := reader.measure([getattr(pair, f"image_{side}") for pair in pairs], f"image {side.upper()}"):
             print(line)

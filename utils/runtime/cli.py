@@ -14,21 +14,23 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.runtime import processes
+from utils.runtime import processes, signals
 from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, Stopped, UserError, fault, of_system, printable
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run the `main` of a script and return its exit code.
 
-    0 on success; 2, after one line on stderr, for a `fault` of the user; 130 for Ctrl-C, 143 for SIGTERM. Any other
-    exception is a bug and keeps its traceback. If one of several processes fails, it ends the others. Scripts end with
+    0 on success; 2, after one line on stderr, for a `fault` of the user; 128 + its number for a signal that asks to
+    stop (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP). Any other exception is a bug and keeps its traceback. If one
+    of several processes fails, it ends the others. Scripts end with
     ``sys.exit(run_command(main))``.
     """
     secure_streams()
     try:
         processes.silence_others()
-        main(argv)
+        with signals.handling(signals.raise_stopped):
+            main(argv)
         sys.stdout.flush()
         raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
         if isinstance(raw, _Stream) and raw.problem:

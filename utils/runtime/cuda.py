@@ -18,6 +18,8 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from utils.runtime import processes
+
 Version = tuple[int, int]
 
 # What Jittor 1.3.11 requires when it starts with CUDA (jittor/compile_extern.py; cuDNN, cuFFT and cuSPARSE only
@@ -178,7 +180,7 @@ def find_nvcc() -> Path | None:
 
 def _nvcc_output(nvcc: Path, *options: str) -> str:
     try:
-        done = subprocess.run([nvcc, *options], capture_output=True, text=True, timeout=60)
+        done = processes.run([nvcc, *options], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout + done.stderr if done.returncode == 0 else ""

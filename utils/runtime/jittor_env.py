@@ -15,7 +15,6 @@ import platform
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import sysconfig
 import tempfile
@@ -25,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from utils.runtime import cuda, jittor_tree, processes
+from utils.runtime import cuda, jittor_switches, jittor_tree, processes, signals
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -126,7 +125,7 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
     os.environ.setdefault("cache_name", "default")
     if "log_v" not in os.environ:
         os.environ.setdefault("log_silent", "1")
-    interrupt = signal.getsignal(signal.SIGINT)
+    handlers = {number: signal.getsignal(number) for number in signals.STOP_SIGNALS}
     try:
         import jittor_utils
 
@@ -149,8 +148,9 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
             + ("; with `nvcc_path=` it starts without CUDA" if machine else "")
         ) from error
     if threading.current_thread() is threading.main_thread():
-        # Jittor ends the process on Ctrl-C without cleaning up; Python's KeyboardInterrupt lets us finish properly.
-        signal.signal(signal.SIGINT, interrupt or signal.default_int_handler)
+        # Jittor ends the process on some of them without cleaning up; with Python's handlers we finish properly.
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
     # Its optimizer would send one message per gradient; utils/runtime/collective.py sends all gradients in one.
     jittor.in_mpi = False
     return jittor
@@ -204,7 +204,7 @@ def try_gpu(machine: cuda.Cuda) -> str | None:
     It has to be another process, because Jittor ends the process on failure, and cannot be imported twice.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
-    done = subprocess.run(
+    done = processes.run(
         [sys.executable, "-c", _TRIAL], cwd=ROOT, env=inherited | {TRUST: "1"}, capture_output=True, text=True
     )
     if done.returncode == 0:
@@ -268,7 +268,10 @@ def use_device(name: str, tf32: bool = False) -> str:
     return f"device: cpu, {os.cpu_count()} cores (Jittor {jt.__version__}{why})"
 
 
+if (_line := jittor_switches.ignore_others()) and processes.is_main():
+    print(_line, file=sys.stderr)
 processes.prepare()
+jittor_tree.require_cache()
 jittor_tree.prefer_patched()
 CUDA = cuda.look()
 CUDA_PROBLEM = _problem(CUDA)

@@ -18,11 +18,12 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import NamedTuple
 
+from utils.runtime.errors import UserError
 from utils.runtime.files import expanded, naming
 
 PATCH = Path(__file__).with_name("jittor-1.3.11.patch")
@@ -52,8 +53,8 @@ def prefer_patched(patch: Path = PATCH) -> Path | None:
     changes = read_patch(patch.read_text(encoding="utf-8"))
     if not applies(changes, installed):
         return None
-    parent = jittor_home() / ".cache" / "jittor" / "film"
-    with naming(parent):
+    parent = cache_folder() / "film"
+    with _naming_cache(parent):
         tree = patched_copy(installed, changes, parent)
     sys.path.insert(0, str(tree))
     return tree
@@ -72,6 +73,30 @@ def jittor_home() -> Path:
         return Path(noted["JITTOR_HOME"])
     except (OSError, ValueError, KeyError, TypeError):
         return own
+
+
+def cache_folder() -> Path:
+    """The folder of Jittor's cache."""
+    return jittor_home() / ".cache" / "jittor"
+
+
+def require_cache() -> None:
+    """Raise `UserError` if nothing can be written to Jittor's cache, which Jittor needs at every start."""
+    folder = cache_folder()
+    with _naming_cache(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+
+
+@contextmanager
+def _naming_cache(folder: Path) -> Iterator[None]:
+    """`naming`, with the way to another cache."""
+    try:
+        with naming(folder):
+            yield
+    except UserError as error:
+        raise UserError(f"{error}; JITTOR_HOME=DIR puts Jittor's cache into another folder") from error
 
 
 def read_patch(text: str) -> dict[str, Change]:

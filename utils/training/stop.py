@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 import numpy as np
 
-from utils.runtime import collective, processes
+from utils.runtime import collective, processes, signals
 from utils.runtime.errors import Stopped
-
-# mpirun forwards SIGUSR1 to its processes, and sets them no time limit.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
 class StopRequest:
@@ -40,17 +36,11 @@ class StopRequest:
         if self.due:
             raise Stopped(self._signal or signal.SIGINT)
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals within a ``with`` block."""
-        previous = {number: signal.signal(number, self._handle) for number in STOP_SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+    def listening(self) -> AbstractContextManager[None]:
+        """Handle the `STOP_SIGNALS` of `utils.runtime.signals` within a ``with`` block."""
+        return signals.handling(self._handle)
 
-    def _handle(self, number: int, _: object) -> None:
+    def _handle(self, number: int) -> None:
         if self._signal is not None and processes.count() == 1:
             raise Stopped(number)
         self._signal = number

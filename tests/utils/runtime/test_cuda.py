@@ -209,9 +209,7 @@ def test_jittors_helper_compiles_with_this_toolkit(tmp_path):
 
 
 def test_a_gpu_is_tried_once_and_what_came_of_it_remembered(tmp_path, monkeypatch):
-    import jittor_utils
-
-    monkeypatch.setattr(jittor_utils, "home", lambda: str(tmp_path))
+    monkeypatch.setattr(sys.modules["jittor_utils"], "home", lambda: str(tmp_path))
     monkeypatch.delenv(jittor_env.TRUST, raising=False)
     tries = []
 

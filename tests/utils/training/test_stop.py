@@ -13,20 +13,21 @@ from utils.runtime.errors import Stopped
 from utils.training.stop import StopRequest
 
 
-def test_the_first_signal_waits_for_the_step_and_the_second_does_not():
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_the_first_signal_waits_for_the_step_and_the_second_does_not(number):
+    before = signal.getsignal(number)
     stop = StopRequest()
     with stop.listening():
         assert not stop.due
         stop.raise_if_due()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert stop.due
         with pytest.raises(Stopped):
             os.kill(os.getpid(), signal.SIGINT)
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(number) == before
     with pytest.raises(Stopped) as stopped:
         stop.raise_if_due()
-    assert stopped.value.signal == signal.SIGTERM
+    assert stopped.value.signal == number
 
 
 def test_one_process_has_the_losses_of_the_batch():

@@ -1,0 +1,57 @@
+"""The signals that ask a command to end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+from utils.runtime.errors import Stopped
+
+# Ctrl-C; kill, and a machine that shuts down; a terminal or ssh session that closes; and what mpirun forwards to its
+# processes without a time limit, and Slurm can send before a job's time is up.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
+
+@contextmanager
+def handling(handler: Callable[[int], None]) -> Iterator[None]:
+    """Call `handler` with the number of each of the STOP_SIGNALS that arrives within a ``with`` block.
+
+    A signal that is ignored stays ignored: nohup ignores SIGHUP, and a shell ignores SIGINT for its background jobs.
+    SIGUSR1 is the exception, because `utils.runtime.processes.prepare` ignores it until a training can answer it.
+    """
+    owner = os.getpid()
+
+    def handle(number: int, _: object) -> None:
+        if os.getpid() != owner:  # a process that Jittor has forked to compile
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        if number == signal.SIGHUP:
+            _leave_terminal()
+        handler(number)
+
+    handled = [n for n in STOP_SIGNALS if n == signal.SIGUSR1 or signal.getsignal(n) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, handle) for number in handled}
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
+
+
+def raise_stopped(number: int) -> None:
+    """The handler of a command that has nothing to finish: it cleans up and ends, as after Ctrl-C."""
+    raise Stopped(number)
+
+
+def _leave_terminal() -> None:
+    """Discard all further output, unless it goes to a file: writing to a closed terminal or pipe is an error."""
+    for descriptor in (1, 2):
+        with suppress(OSError):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                discard = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(discard, descriptor)
+                os.close(discard)
