@@ -134,7 +134,9 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
         paths = sysconfig.get_paths()
         jittor_utils._py3_include_path = f'-I"{paths["include"]}" -I"{paths["platinclude"]}"'
         jittor_utils._py3_extension_suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        home = Path(jittor_utils.home())
+        # Jittor would note $JITTOR_HOME as the default of all later starts.
+        home = jittor_tree.jittor_home().absolute()
+        jittor_utils._jittor_home = str(home)
         link_onednn(home)
         os.environ.update(cuda.environment(machine, home / CUDA_FOLDER) if machine else {"nvcc_path": ""})
         with warnings.catch_warnings():

@@ -26,8 +26,11 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
 
     def handle(number: int, _: object) -> None:
         if os.getpid() != owner:  # a process that Jittor has forked to compile
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            # Ctrl-C reaches it too; the command decides when it ends. Jittor ends it by SIGTERM, and takes its end by
+            # any other signal for a crash.
+            if number == signal.SIGTERM:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
             return
         if number == signal.SIGHUP:
             _leave_terminal()

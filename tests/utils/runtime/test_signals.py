@@ -92,3 +92,20 @@ def test_a_forked_process_ends_at_once():
             os._exit(0)
         os.kill(child, signal.SIGTERM)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
+
+
+def test_a_forked_process_leaves_the_decision_to_the_command():
+    """Ctrl-C and a hang-up reach the processes in which Jittor compiles, too; they go on, and SIGTERM ends them."""
+    with signals.handling(signals.raise_stopped):
+        child = os.fork()
+        if not child:
+            try:
+                time.sleep(60)
+            finally:
+                os._exit(1)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        os.kill(child, number)
+        time.sleep(0.05)
+    assert os.waitpid(child, os.WNOHANG) == (0, 0)
+    os.kill(child, signal.SIGTERM)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGTERM
