@@ -38,6 +38,7 @@ from utils.evaluation.video import Film, find_films
 from utils.runtime.cli import add_device_options, run_command
 from utils.runtime.errors import OPTIONAL, UserError, missing
 from utils.runtime.files import require_separate
+from utils.runtime.processes import use_threads
 from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.features import FeatureFiles, read_paragraph
@@ -268,6 +269,7 @@ def fuse_files(args: argparse.Namespace) -> None:
     Raises:
         UserError: images, text or weights are missing or do not fit.
     """
+    use_threads(args.threads)
     path = checkpoint_path(args.ckpt_path, args.task)
     given = [args.a, *filter(None, [args.b]), *args.more]
     reader = ImageReader()

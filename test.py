@@ -222,6 +222,7 @@ def test(args: argparse.Namespace) -> None:
     Raises:
         UserError: data or weights are missing or do not fit.
     """
+    processes.use_threads(args.threads)
     with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5", args.skip_bad) as dataset:
         files = color_files(args, dataset) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)

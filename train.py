@@ -152,6 +152,7 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
         UserError: bad data, a checkpoint that does not fit, or a loss that is not finite.
         Stopped: after Ctrl-C or SIGTERM, once the checkpoint of the last step is written.
     """
+    processes.use_threads(args.threads)
     from utils.runtime.jittor_env import use_device
     from utils.training.trainer import build_trainer
 

@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.runtime import cuda
+from utils.runtime import cores, cuda
 from utils.runtime.cli import run_command
 from utils.runtime.jittor_tree import jittor_home
 
@@ -220,11 +220,6 @@ int main() {
 """
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def cpu_yardstick() -> Yardstick:
     """Compile and run YARDSTICK on all cores this process may use."""
     with tempfile.TemporaryDirectory() as folder:
@@ -232,7 +227,7 @@ def cpu_yardstick() -> Yardstick:
         source.write_text(YARDSTICK)
         options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
         subprocess.run([compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
-        printed = subprocess.run([program], env=os.environ | {"OMP_NUM_THREADS": str(cores())}, **options).stdout
+        printed = subprocess.run([program], env=os.environ | {cores.VARIABLE: str(cores.usable())}, **options).stdout
     return Yardstick(*map(float, printed.split()[:3]))
 
 
@@ -336,11 +331,10 @@ def circumstances(share: float) -> Circumstances:
     cpuinfo = Path("/proc/cpuinfo")
     flags = set(re.findall(r"\w+", cpuinfo.read_text())) if cpuinfo.is_file() else set()
     macros = output_of(compiler(), "-march=native", "-dM", "-E", "-x", "c", "/dev/null")
-    threads = os.environ.get("OMP_NUM_THREADS", "")
     return Circumstances(
         reference=ops.reference_in_use(),
-        threads=int(threads) if threads.isdigit() else cores(),
-        cores=cores(),
+        threads=cores.count(),
+        cores=cores.usable(),
         share=share,
         load=os.getloadavg()[0],
         cpu_simd=next((name for name in SIMD if name in flags), ""),

@@ -30,6 +30,7 @@ from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.runtime.cli import add_device_options, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path, naming
+from utils.runtime.processes import use_threads
 
 if TYPE_CHECKING:
     from net.Film import GuidedBranch, Net
@@ -128,6 +129,7 @@ def compare_texts(args: argparse.Namespace) -> None:
     path = checkpoint_path(args.ckpt_path, args.task)
     with H5Dataset(args.h5) as dataset:
         texts = texts_of(dataset, args.neutral)
+        use_threads(args.threads)
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))
