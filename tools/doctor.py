@@ -323,22 +323,33 @@ class Circumstances:
 SIMD = {"avx512f": "__AVX512F__", "avx2": "__AVX2__"}  # /proc/cpuinfo -> the compiler's macro, widest first
 
 
+def cpu_simd() -> str:
+    """The widest instruction set of `SIMD` that the CPU has; empty if none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(re.findall(r"\w+", cpuinfo.read_text())) if cpuinfo.is_file() else set()
+    return next((name for name in SIMD if name in flags), "")
+
+
+def compiler_simd() -> str:
+    """The widest instruction set of `SIMD` that kernels are compiled for; empty if none."""
+    flags = os.environ.get("cc_flags", "").split()  # Jittor adds these
+    macros = output_of(compiler(), "-march=native", *flags, "-dM", "-E", "-x", "c", "/dev/null")
+    return next((name for name, macro in SIMD.items() if macro in macros), "")
+
+
 def circumstances(share: float) -> Circumstances:
     """The circumstances now, after Jittor has started."""
     from net import ops
     from utils.runtime.jittor_env import jt
 
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(re.findall(r"\w+", cpuinfo.read_text())) if cpuinfo.is_file() else set()
-    macros = output_of(compiler(), "-march=native", "-dM", "-E", "-x", "c", "/dev/null")
     return Circumstances(
         reference=ops.reference_in_use(),
         threads=cores.count(),
         cores=cores.usable(),
         share=share,
         load=os.getloadavg()[0],
-        cpu_simd=next((name for name in SIMD if name in flags), ""),
-        compiler_simd=next((name for name, macro in SIMD.items() if macro in macros), ""),
+        cpu_simd=cpu_simd(),
+        compiler_simd=compiler_simd(),
         debug=os.environ.get("debug") == "1" or "-O0" in jt.flags.cc_flags or " -G " in jt.flags.nvcc_flags,
         gpu=bool(jt.flags.use_cuda),
     )
