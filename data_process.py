@@ -25,9 +25,10 @@ from utils.data.provenance import Provenance
 from utils.data.register import Registrar, add_register_option
 from utils.data.sources import add_reading_options, add_source_options, find_source, image_reader
 from utils.data.tasks import TASKS
-from utils.runtime.cli import HelpFormatter, name_type, not_empty, path_type, run_command
+from utils.runtime.cli import HelpFormatter, add_threads_option, name_type, not_empty, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_plain_name, require_separate
+from utils.runtime.processes import use_threads
 from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.captions import CAPTIONERS, Captioner, write_captions
@@ -66,6 +67,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="name bad pairs, leave them out, and list them in <out>/<dataset>_<mode>_skipped.txt",
     )
     add("--out", type=path_type, default=Path("VLFDataset_h5"), help="folder of the H5 files")
+    add_threads_option(parser)
     add_reading_options(parser)
     add_register_option(parser)
     add_source_options(parser)
@@ -158,6 +160,7 @@ def data_process(args: argparse.Namespace) -> None:
     Raises:
         UserError: a list, image, text or feature is missing or bad. No H5 file is written.
     """
+    use_threads(args.threads)
     bad = BadPairs(args.skip_bad)
     source = find_source(args, args.mode, bad)
     print(source.found)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,7 @@ from utils.evaluation.video import Film, find_films
 from utils.runtime.cli import add_device_options, not_empty, path_type, run_command, text_type
 from utils.runtime.errors import OPTIONAL, UserError, missing
 from utils.runtime.files import is_folder, require_readable, require_separate
+from utils.runtime.processes import use_threads
 from utils.runtime.threads import map_ahead
 from utils.text.cache import EncodedText, text_features
 from utils.text.features import FeatureFiles, read_paragraph
@@ -275,6 +276,7 @@ def fuse_files(args: argparse.Namespace) -> None:
     Raises:
         UserError: images, text or weights are missing or do not fit.
     """
+    use_threads(args.threads)
     path = checkpoint_path(args.ckpt_path, args.task)
     given = [args.a, *filter(None, [args.b]), *args.more]
     reader = ImageReader()
@@ -303,18 +305,22 @@ def fuse_files(args: argparse.Namespace) -> None:
             return *read_images(job.pair, args.resize, reader, registrar), feature(job.pair)
         return None
 
-    gray_only = 0
-    read_jobs = zip(tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1), map_ahead(read, jobs), strict=True)
-    for job, arrays in read_jobs:
-        if arrays is None:
-            continue
-        a, b, text = arrays
-        fused = fuse(net, a[None, None], b[None, None], text[None])
-        write_png(job.gray, fused)
-        if args.color:
-            bgr = registrar.reading(job.pair, reader.bgr) if registrar else reader.bgr
-            gray_only += not write_colored(job.rgb, fused, job.pair.image_a, job.pair.image_b, args.resize, bgr)
+    def fused() -> Iterator[tuple[Job, np.ndarray]]:
+        progress = tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1)
+        for job, arrays in zip(progress, map_ahead(read, jobs), strict=True):
+            if arrays is not None:
+                a, b, text = arrays
+                yield job, fuse(net, a[None, None], b[None, None], text[None])
 
+    def write(result: tuple[Job, np.ndarray]) -> bool:
+        job, gray = result
+        write_png(job.gray, gray)
+        if not args.color:
+            return True
+        bgr = registrar.reading(job.pair, reader.bgr) if registrar else reader.bgr
+        return write_colored(job.rgb, gray, job.pair.image_a, job.pair.image_b, args.resize, bgr)
+
+    gray_only = sum(not colored for colored in map_ahead(write, fused()))
     bad.good([job.pair for job in jobs])
     for line in [*([registrar.report()] if registrar else []), *reader.report()]:
         print(line)

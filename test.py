@@ -9,37 +9,31 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm import tqdm
 
 from utils.data.bad_pairs import list_skipped
-from utils.data.color import write_colored
 from utils.data.h5 import H5Dataset
-from utils.data.images import ImageReader, read_bgr, read_gray, write_png
-from utils.data.loader import Batch, Loader
+from utils.data.images import ImageReader, read_bgr, read_gray
 from utils.data.sources import add_pseudocolor_option, add_source_options, find_source, thermal_files
 from utils.data.tasks import TASKS
-from utils.evaluation.evaluate import COLUMNS, Values, correlation_line, mean_row, measure
-from utils.evaluation.inference import checkpoint_path, fuse, load_net
+from utils.evaluation.evaluate import COLUMNS, Values, correlation_line, mean_row
+from utils.evaluation.inference import checkpoint_path, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
+from utils.evaluation.stream import fuse_dataset, gray_values
 from utils.runtime import collective, processes
 from utils.runtime.cli import HelpFormatter, add_device_options, name_type, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate
-from utils.runtime.threads import map_ahead
 from utils.training.checkpoint import read_checkpoint
 
 if TYPE_CHECKING:
-    from net.Film import Net
     from utils.evaluation.contact_sheet import PageRow
 
 
@@ -107,71 +101,6 @@ def input_files(dataset: H5Dataset, files: Mapping[str, tuple[Path, Path]]) -> l
     return [dataset.path, *(path for pair in (*recorded, *files.values()) if pair for path in pair)]
 
 
-def fuse_pairs(net: Net, dataset: H5Dataset) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yield each pair, as a batch of one, and its fused image, uint8 (H, W); print the speed after the last.
-
-    The first image is timed separately because it compiles the kernels. Later images of any size compile nothing.
-    """
-    seconds: list[float] = []
-    for batch in tqdm(Loader(dataset, 1, shuffle=False, drop_last=False), desc="fuse", unit="image"):
-        started = time.perf_counter()
-        try:
-            fused = fuse(net, batch.image_a, batch.image_b, batch.text)
-        except UserError as error:
-            raise UserError(f"{dataset.path}: {batch.names[0]}: {error}") from error
-        seconds.append(time.perf_counter() - started)
-        yield batch, fused
-    if not seconds:
-        return
-    where = f" (process 0 of {processes.count()})" if processes.count() > 1 else ""
-    print(f"first image, kernels compiled or loaded: {seconds[0]:.2f} s{where}")
-    if len(seconds) > 1:
-        print(f"the other {len(seconds) - 1}: {1 / fmean(seconds[1:]):.2f} images/s ({fmean(seconds[1:]):.3f} s each)")
-
-
-def gray_values(image: np.ndarray) -> np.ndarray:
-    """The gray source image, (H, W) in 0..255, of an image (1, H, W) in a test H5 file.
-
-    The file stores the result of `read_gray` divided by 255; this restores it exactly.
-    """
-    return np.round(image[0].astype(np.float64) * 255)
-
-
-def fuse_dataset(
-    net: Net,
-    dataset: H5Dataset,
-    gray: Path,
-    rgb: Path,
-    files: Mapping[str, tuple[Path, Path]],
-    read: Callable[[Path], np.ndarray] = read_bgr,
-) -> tuple[list[Values], int]:
-    """Fuse, write and measure the pairs of `dataset` one by one; memory does not grow with their number.
-
-    Threads write and measure several pairs at a time. (They wait while Jittor computes, because it holds the
-    interpreter lock.) The metrics are those of the 8-bit images.
-
-    Args:
-        gray: the folder of the fused images, <name>.png.
-        rgb: the folder of the colour images.
-        files: the image files of every pair, for colour images; empty to write none.
-        read: reads the colours of a file, uint8 (H, W, 3), BGR.
-
-    Returns:
-        The metrics of every pair, and the number of pairs in `files` without colours.
-    """
-
-    def write_and_measure(pair: tuple[Batch, np.ndarray]) -> tuple[Values, bool]:
-        batch, fused = pair
-        (name,) = batch.names
-        path = gray / f"{name}.png"
-        write_png(path, fused)
-        colorless = bool(files) and not write_colored(rgb / path.name, fused, *files[name], read=read)
-        return measure(path, fused, gray_values(batch.image_a[0]), gray_values(batch.image_b[0])), colorless
-
-    results = list(map_ahead(write_and_measure, fuse_pairs(net, dataset)))
-    return [values for values, _ in results], sum(colorless for _, colorless in results)
-
-
 def gather_values(names: Sequence[str], own: Sequence[Values]) -> dict[str, Values]:
     """The metrics of all images by name, gathered from all processes; `own` are those of this process."""
     rows = np.array([[values[metric] for metric in COLUMNS] for values in own]).reshape(-1, len(COLUMNS))
@@ -231,6 +160,7 @@ def test(args: argparse.Namespace) -> None:
     Raises:
         UserError: data or weights are missing or do not fit.
     """
+    processes.use_threads(args.threads)
     with H5Dataset(args.h5_dir / f"{args.dataset}_test.h5", args.skip_bad) as dataset:
         files = color_files(args, dataset) if args.color else {}
         path = checkpoint_path(args.ckpt_path, args.task)

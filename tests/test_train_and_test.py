@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 
 from net.shapes import TEXT_SHAPE
-from utils.data.h5 import H5Dataset, Sample, write_h5
+from utils.data.h5 import Sample, write_h5
 from utils.data.images import read_gray
 from utils.data.provenance import Provenance
 from utils.evaluation.evaluate import mean_row
@@ -175,30 +174,6 @@ def test_fused_images_and_the_table(trained, suffix):
     assert "images/s" in done.stdout
     assert (out / "Set" / "contact_sheet.png").is_file()
     assert (out / "Set" / "report.html").is_file()
-
-
-def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch, tmp_path):
-    """A pair and its fused image are released as soon as they are written and measured."""
-    import test
-
-    alive: list[weakref.ref[np.ndarray]] = []
-    most = 0
-
-    def fuse(net: None, a: np.ndarray, b: np.ndarray, text: np.ndarray) -> np.ndarray:
-        nonlocal most
-        most = max(most, sum(ref() is not None for ref in alive))
-        fused = ((a + b)[0, 0] * 127.5).astype(np.uint8)
-        alive.extend(map(weakref.ref, (a, fused)))
-        return fused
-
-    monkeypatch.setattr(test, "fuse", fuse)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0})
-    write_h5(tmp_path / "x.h5", samples(24))
-    with H5Dataset(tmp_path / "x.h5") as dataset:
-        values, _ = test.fuse_dataset(None, dataset, tmp_path, tmp_path, {})
-        assert len(values) == len(list(tmp_path.glob("*.png"))) == 24
-    # one core means two threads, with two pairs each, plus the pair just fused; two arrays of each pair are counted
-    assert most <= 10
 
 
 @pytest.mark.parametrize(

@@ -5,20 +5,25 @@
     python -m tools.benchmark start                # compiling the kernels, and a start with compiled kernels
     python -m tools.benchmark sizes                # does an image of a new size take longer?
     python -m tools.benchmark loading              # how long does training wait for its data?
+    python -m tools.benchmark stream               # test.py's loop over a data set, and the network alone
     python -m tools.benchmark metrics              # the twelve metrics of a pair, and the plain formulas
     python -m tools.benchmark text --encoder DIR   # paragraphs in batches, and one at a time
     python -m tools.benchmark preprocess           # data_process.py, and a plain form of the official script
 
 On a shared machine only ratios of alternately timed runs mean something. The results are medians of those. Each
 contender of `inference` and `training` is a process with the same number of threads; its peak memory is shown too.
+`--json FILE` keeps all their rounds; `python -m tools.benchmark_table` makes the tables of docs/performance.md of them.
 Other frameworks are extras (`pip install -r requirements-bench.txt`); a missing one is named and left out.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import json
 import os
+import platform
+import re
 import resource
 import shutil
 import subprocess
@@ -26,7 +31,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -36,12 +43,16 @@ import numpy as np
 from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
+from tools import doctor
 from utils.runtime import processes
 from utils.runtime.cli import not_empty, path_type, run_command
+from utils.runtime.cores import usable as usable_cores
 from utils.runtime.errors import UserError
+from utils.runtime.files import atomic_path
 
 ROOT = Path(__file__).resolve().parent.parent
 OURS = "jittor"
+PACKAGES = ("numpy", "jittor", "torch", "onnxruntime", "openvino")
 # An allocator that keeps freed memory: PyTorch's CPU training spends much of its time getting memory from the system.
 TUNED_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**40), "MALLOC_TRIM_THRESHOLD_": str(2**40)}
 # Pairs that `preprocess` reads, and how many of them differ; all others are links to these.
@@ -251,45 +262,88 @@ def work(case: str, name: str, numbers: Sequence[int]) -> None:
         print(json.dumps(answer), flush=True)
 
 
-def compare(case: str, size: tuple[int, int], only: Sequence[str], threads: int, rounds: int) -> None:
-    """Time the contenders `only` alternately, and print medians, ratios, peak memory and the time of the first run."""
+def compare(case: str, size: tuple[int, int], only: Sequence[str], threads: int, rounds: int) -> dict[str, dict]:
+    """Time the contenders `only` alternately, and print medians, ratios, peak memory and the time of the first run.
+
+    Returns:
+        By contender: seconds of the first run (`first`) and of all rounds (`seconds`), and the `peak` memory in bytes;
+        or, if it `failed`, why.
+    """
     contenders, together = CASES[case].contenders, CASES[case].together
-    failed = {name: f"{contenders[name][1]} is not installed" for name in only if not find_spec(contenders[name][1])}
-    runs: dict[str, list[tuple[float, int]]] = {name: [] for name in only}
-    first: dict[str, float] = {}
+    results: dict[str, dict] = {name: {"seconds": [], "peak": 0} for name in only}
+    for name in only:
+        if not find_spec(contenders[name][1]):
+            results[name] = {"failed": f"{contenders[name][1]} is not installed"}
     workers: dict[str, Worker] = {}
     for name in tqdm(alternating(only, rounds), desc=f"{case} {size[0]}x{size[1]}", unit="run"):
-        if name in failed:
+        result = results[name]
+        if "failed" in result:
             continue
         try:
             if name not in workers:
                 workers[name] = Worker(case, name, size, threads)
-                first.setdefault(name, workers[name].run()[0])
+                result.setdefault("first", workers[name].run()[0])
             if together:
                 workers[name].run()  # loads its data into the caches again
-            runs[name].append(workers[name].run())
+            seconds, peak = workers[name].run()
+            result["seconds"].append(seconds)
+            result["peak"] = max(result["peak"], peak)
         except UserError as error:
-            failed[name] = str(error)
-        if name in failed or not together:
+            result = results[name] = {"failed": str(error)}
+        if "failed" in result or not together:
             workers.pop(name).close()
     for worker in workers.values():
         worker.close()
-    seconds = {name: median(second for second, _ in runs[name]) for name in only if name not in failed}
     print(f"\n{case}, {size[0]}x{size[1]}, {threads} threads, medians of {rounds} alternating rounds")
     print(f"{'':<30}{'seconds':>9}{'of ours':>9}{'peak GB':>9}{'first':>9}")
-    for name in only:
-        if name in failed:
-            print(f"{name:<30}left out: {failed[name]}")
+    for name, result in results.items():
+        if "failed" in result:
+            print(f"{name:<30}left out: {result['failed']}")
             continue
-        ratio = f"{seconds[name] / seconds[OURS]:.2f}" if OURS in seconds else ""
-        peak = max(peak for _, peak in runs[name]) / 1e9
-        print(f"{name:<30}{seconds[name]:>9.3f}{ratio:>9}{peak:>9.2f}{first[name]:>9.1f}")
+        seconds = median(result["seconds"])
+        ratio = f"{seconds / median(ours):.2f}" if (ours := results.get(OURS, {}).get("seconds")) else ""
+        print(f"{name:<30}{seconds:>9.3f}{ratio:>9}{result['peak'] / 1e9:>9.2f}{result['first']:>9.1f}")
+    return results
 
 
-def compare_sizes(case: str, **options: object) -> None:
-    """`compare` at each size of the case."""
-    for size in CASES[case].sizes:
-        compare(case, size, **options)
+def compare_sizes(case: str, json_file: Path | None, **options: object) -> None:
+    """`compare` at each size of the case; write machine, versions and all rounds to `json_file`.
+
+    Raises:
+        UserError: `json_file` exists, or cannot be written.
+    """
+    if json_file and json_file.exists():
+        raise UserError(f"{json_file}: exists; choose another name")
+    started = busy_and_total()
+    sizes = [{"size": size, "contenders": compare(case, size, **options)} for size in CASES[case].sizes]
+    if json_file:
+        (busy, total), used = busy_and_total() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+        others = max(0.0, busy - used.ru_utime - used.ru_stime) / total
+        record = {"case": case, **surroundings(), "threads": options["threads"], "others": others, "sizes": sizes}
+        with atomic_path(json_file) as temporary:
+            temporary.write_text(json.dumps(record, indent=1), encoding="utf-8")
+
+
+def surroundings() -> dict[str, object]:
+    """What the figures depend on: the date, the code, the processor, the instruction sets, and the versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.is_file() else []
+    versions = {
+        "python": platform.python_version(),
+        "compiler": doctor.output_of(doctor.compiler(), "-dumpfullversion").strip(),
+    }
+    for package in PACKAGES:
+        with suppress(PackageNotFoundError):
+            versions[package] = version(package)
+    return {
+        "date": datetime.date.today().isoformat(),
+        "commit": doctor.output_of("git", "-C", ROOT, "describe", "--always", "--dirty").strip(),
+        "processor": names[0] if names else platform.machine(),
+        "simd": doctor.cpu_simd(),
+        "kernels": doctor.compiler_simd(),
+        "cores": usable_cores(),
+        "versions": versions,
+    }
 
 
 # --- start, sizes, loading
@@ -363,6 +417,45 @@ def waiting_for_data(threads: int, steps: int) -> None:
                 step(batch.image_a, batch.image_b, batch.text)
             seconds = time.perf_counter() - started
     print(f"\nwaited for data {loader.waited:.3f} s of {seconds:.1f} s: {loader.waited / seconds:.2%}")
+
+
+def streaming(threads: int, pairs: int, rounds: int) -> None:
+    """Fuse a data set as test.py does, and its pairs by the network alone; print the ratio of the times."""
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    import cv2
+
+    from net.Film import Net
+    from utils.data.h5 import H5Dataset, Sample, write_h5
+    from utils.evaluation.inference import fuse_unstretched
+    from utils.evaluation.stream import fuse_dataset
+    from utils.runtime.jittor_env import use_device
+
+    use_device("cpu")
+    net = Net()
+    rng = np.random.default_rng(0)
+
+    def image() -> np.ndarray:
+        smooth = cv2.GaussianBlur(rng.random(PAIR_SIZE), (0, 0), 12)
+        noisy = cv2.normalize(smooth, None, 20, 230, cv2.NORM_MINMAX) + rng.normal(0, 1.5, PAIR_SIZE)
+        return np.round(noisy).clip(0, 255).astype(np.float32)[None] / np.float32(255)
+
+    text = random_inputs(1, 1, 1)[2][0]
+    samples = [Sample(f"{number}", image(), image(), text) for number in range(pairs)]
+    with tempfile.TemporaryDirectory() as folder:
+        path, out = Path(folder) / "Random_test.h5", Path(folder) / "out"
+        write_h5(path, samples)
+
+        def alone() -> None:
+            for sample in samples:
+                fuse_unstretched(net, sample.image_a[None], sample.image_b[None], sample.text[None])
+
+        def streamed() -> None:
+            with H5Dataset(path) as dataset, redirect_stdout(None):
+                fuse_dataset(net, dataset, out, out, {})
+
+        network, whole = (seconds / pairs for seconds in medians([alone, streamed], rounds))
+    print(f"\na pair of {PAIR_SIZE[0]}x{PAIR_SIZE[1]}, read, fused, written and measured: {whole:.3f} s")
+    print(f"the network alone: {network:.3f} s, {network / whole:.1%}")
 
 
 # --- metrics, text
@@ -534,19 +627,22 @@ def get_args_parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, **about)
         sub.set_defaults(run=run)
         if threads:
-            sub.add_argument("--threads", type=int, default=os.cpu_count(), help="threads of every contender")
+            sub.add_argument("--threads", type=int, default=usable_cores(), help="threads of every contender")
         if rounds:
             sub.add_argument("--rounds", type=int, default=rounds, help="timed runs of each (default: %(default)s)")
         return sub.add_argument
 
     for name, (contenders, *_, rounds, _) in CASES.items():
         add = case(name, partial(compare_sizes, name), rounds=rounds, help=f"contenders: {', '.join(contenders)}")
+        add("--json", dest="json_file", type=Path, metavar="FILE", help="write machine, versions and all rounds here")
         add("--only", nargs="+", choices=tuple(contenders), default=tuple(contenders), metavar="NAME")
     case("start", starts, help="compiling the kernels, and a start with compiled kernels")
     add = case("sizes", new_sizes, help="does an image of a new size take longer?")
     add("--count", type=int, default=20, help="how many sizes")
     add = case("loading", waiting_for_data, help="how long does training wait for its data?")
     add("--steps", type=int, default=8, help="training steps")
+    add = case("stream", streaming, rounds=5, help="test.py's loop over a data set, and the network alone")
+    add("--pairs", type=int, default=8, help="pairs of 480x640 (default: %(default)s)")
     case("metrics", metrics_of_a_pair, threads=False, rounds=5, help="the metrics of a pair, and their plain formulas")
     add = case("text", encoding_of_texts, rounds=5, help="paragraphs in batches, and one at a time")
     add("--encoder", type=not_empty, required=True, help="folder or name of a text encoder, as in data_process.py")

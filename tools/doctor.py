@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.runtime import cuda, processes
+from utils.runtime import cores, cuda, processes
 from utils.runtime.cli import run_command
 from utils.runtime.jittor_tree import cache_folder, jittor_home
 
@@ -220,11 +220,6 @@ int main() {
 """
 
 
-def cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 def cpu_yardstick() -> Yardstick:
     """Compile and run YARDSTICK on all cores this process may use."""
     with tempfile.TemporaryDirectory() as folder:
@@ -232,7 +227,7 @@ def cpu_yardstick() -> Yardstick:
         source.write_text(YARDSTICK)
         options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
         processes.run([compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
-        printed = processes.run([program], env=os.environ | {"OMP_NUM_THREADS": str(cores())}, **options).stdout
+        printed = processes.run([program], env=os.environ | {cores.VARIABLE: str(cores.usable())}, **options).stdout
     return Yardstick(*map(float, printed.split()[:3]))
 
 
@@ -328,23 +323,33 @@ class Circumstances:
 SIMD = {"avx512f": "__AVX512F__", "avx2": "__AVX2__"}  # /proc/cpuinfo -> the compiler's macro, widest first
 
 
+def cpu_simd() -> str:
+    """The widest instruction set of `SIMD` that the CPU has; empty if none."""
+    cpuinfo = Path("/proc/cpuinfo")
+    flags = set(re.findall(r"\w+", cpuinfo.read_text())) if cpuinfo.is_file() else set()
+    return next((name for name in SIMD if name in flags), "")
+
+
+def compiler_simd() -> str:
+    """The widest instruction set of `SIMD` that kernels are compiled for; empty if none."""
+    flags = os.environ.get("cc_flags", "").split()  # Jittor adds these
+    macros = output_of(compiler(), "-march=native", *flags, "-dM", "-E", "-x", "c", "/dev/null")
+    return next((name for name, macro in SIMD.items() if macro in macros), "")
+
+
 def circumstances(share: float) -> Circumstances:
     """The circumstances now, after Jittor has started."""
     from net import ops
     from utils.runtime.jittor_env import jt
 
-    cpuinfo = Path("/proc/cpuinfo")
-    flags = set(re.findall(r"\w+", cpuinfo.read_text())) if cpuinfo.is_file() else set()
-    macros = output_of(compiler(), "-march=native", "-dM", "-E", "-x", "c", "/dev/null")
-    threads = os.environ.get("OMP_NUM_THREADS", "")
     return Circumstances(
         reference=ops.reference_in_use(),
-        threads=int(threads) if threads.isdigit() else cores(),
-        cores=cores(),
+        threads=cores.count(),
+        cores=cores.usable(),
         share=share,
         load=os.getloadavg()[0],
-        cpu_simd=next((name for name in SIMD if name in flags), ""),
-        compiler_simd=next((name for name, macro in SIMD.items() if macro in macros), ""),
+        cpu_simd=cpu_simd(),
+        compiler_simd=compiler_simd(),
         debug=os.environ.get("debug") == "1" or "-O0" in jt.flags.cc_flags or " -G " in jt.flags.nvcc_flags,
         gpu=bool(jt.flags.use_cuda),
     )

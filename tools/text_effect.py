@@ -31,6 +31,7 @@ from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.runtime.cli import add_device_options, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate, write_text
+from utils.runtime.processes import use_threads
 from utils.text.features import load_array
 from utils.training.checkpoint import read_checkpoint
 
@@ -140,6 +141,7 @@ def compare_texts(args: argparse.Namespace) -> None:
     with H5Dataset(args.h5) as dataset:
         texts = texts_of(dataset, args.neutral)
         checkpoint = read_checkpoint(path)
+        use_threads(args.threads)
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))

@@ -159,8 +159,19 @@ def _at_least(value: float, least: float) -> float:
     return value
 
 
+def add_threads_option(parser: argparse.ArgumentParser) -> None:
+    """Add --threads, the argument of `utils.runtime.processes.use_threads`."""
+    parser.add_argument(
+        "--threads",
+        type=positive_int,
+        metavar="N",
+        help="threads that compute on the CPU, in each process (default: one per core that this process may use)",
+    )
+
+
 def add_device_options(parser: argparse.ArgumentParser) -> None:
-    """Add --device and --tf32, the arguments of `utils.runtime.jittor_env.use_device`."""
+    """Add --threads, --device and --tf32; the latter are the arguments of `utils.runtime.jittor_env.use_device`."""
+    add_threads_option(parser)
     parser.add_argument(
         "--device",
         choices=("auto", "cpu", "cuda"),

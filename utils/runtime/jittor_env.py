@@ -24,7 +24,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
-from utils.runtime import cuda, jittor_switches, jittor_tree, processes, signals
+from utils.runtime import cores, cuda, jittor_switches, jittor_tree, processes, signals
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -267,7 +267,7 @@ def use_device(name: str, tf32: bool = False) -> str:
         precision = "TF32" if tf32 else "float32"
         return f"device: cuda, {CUDA.gpus[0].name}, matrix products in {precision} (Jittor {jt.__version__})"
     why = f"; CUDA not used: {CUDA_PROBLEM}" if name == "auto" and CUDA_PROBLEM and CUDA.seems_there else ""
-    return f"device: cpu, {os.cpu_count()} cores (Jittor {jt.__version__}{why})"
+    return f"device: cpu, {cores.count()} threads (Jittor {jt.__version__}{why})"
 
 
 if (_line := jittor_switches.ignore_others()) and processes.is_main():

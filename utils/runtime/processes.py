@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from utils.runtime import cores
 from utils.runtime.errors import UserError
 
 # A failed process other than 0 waits this long before it prints: usually process 0 reports the same error first.
@@ -82,6 +83,7 @@ def prepare() -> None:
     Raises:
         UserError: started by an mpirun that Jittor cannot use, or mpicc is missing.
     """
+    use_threads()
     together = _number("OMPI_COMM_WORLD_SIZE", 0) > 0
     os.environ["use_mpi"] = str(int(together))
     if not together:
@@ -94,8 +96,6 @@ def prepare() -> None:
         raise UserError("mpicc: not found; Jittor compiles its MPI with it (Debian: apt install libopenmpi-dev)")
     # mpirun sends SIGUSR1 to process groups, also to the processes that Jittor forks on import; they inherit this.
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-    if "OMP_NUM_THREADS" not in os.environ and not _is_bound():
-        os.environ["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // local_count()))
     if {"nccl_include_path", "nccl_lib_path"} <= os.environ.keys():
         return  # Jittor's NCCL chooses the device of each process, and must see all devices
     os.environ["use_nccl"] = "0"
@@ -103,6 +103,21 @@ def prepare() -> None:
     devices = visible.split(",") if visible is not None else range(len([*Path("/dev").glob("nvidia[0-9]*")]))
     if devices:
         os.environ["CUDA_VISIBLE_DEVICES"] = str(devices[local_rank() % len(devices)])
+
+
+def use_threads(number: int | None = None) -> None:
+    """Let `number` threads compute in this process; to be called before Jittor or PyTorch is imported.
+
+    By default it is one per usable core, divided among the processes of this machine. Nothing is changed if the
+    environment sets the number, or if mpirun has bound the process to cores.
+    """
+    if number:
+        import cv2  # here, because everything else in this module needs only the standard library
+
+        cv2.setNumThreads(number)
+    elif cores.VARIABLE in os.environ or _is_bound():
+        return
+    os.environ[cores.VARIABLE] = str(number or max(1, cores.usable() // local_count()))
 
 
 def _is_bound() -> bool:
@@ -114,8 +129,7 @@ def describe() -> str:
     """One line with the number of processes and threads; empty for one process."""
     if count() == 1:
         return ""
-    threads = os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
-    line = f"processes: {count()}, {local_count()} of them on this machine, {threads} threads each"
+    line = f"processes: {count()}, {local_count()} of them on this machine, {cores.count()} threads each"
     return line + "; mpirun bound them to cores, --bind-to none prevents it" * _is_bound()
 
 

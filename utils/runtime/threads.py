@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -10,6 +9,8 @@ from functools import cache
 from typing import TypeVar
 
 import numpy as np
+
+from utils.runtime import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,11 +29,11 @@ def map_ahead(
 
     Args:
         function: must be thread-safe.
-        threads: their number; by default one more than the cores that this process may use, so that no core is idle
-            while a thread waits for the interpreter lock.
+        threads: their number; by default one more than `cores.count()`, so that no core is idle while a thread waits
+            for the interpreter lock.
     """
     keep_freed_memory()
-    threads = threads or len(os.sched_getaffinity(0)) + 1
+    threads = threads or cores.count() + 1
     waiting: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
