@@ -5,7 +5,7 @@ Nothing here needs pytest. To test a new operation, yield some of its inputs as 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -41,8 +41,9 @@ def constant(value: float) -> Callable[[], np.ndarray]:
     return partial(np.array, [value], np.float32)
 
 
-def cases() -> Iterator[Case]:
-    for b, h, w in SIZES:
+def cases(sizes: Sequence[tuple[int, int, int]] = SIZES) -> Iterator[Case]:
+    """The cases, of some of them one for each size (batch, height, width)."""
+    for b, h, w in sizes:
         for i, o in [(32, 32), (5, 3), (64, 1)]:
             for bias in (random(o), None):
                 yield Case("pointwise_conv", (random(b, i, h, w), random(o, i, 1, 1), bias))
