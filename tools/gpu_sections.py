@@ -24,7 +24,7 @@ import numpy as np
 
 from net.shapes import STAGE_SIZE
 from tools.benchmark import random_inputs, timed
-from tools.sections import ROOT, Row, reason_of
+from tools.sections import ROOT, Row, last_line, reason_of
 from utils.runtime.errors import UserError
 
 JITTOR, EAGER, COMPILED = "Jittor", "PyTorch eager", "torch.compile"
@@ -115,11 +115,12 @@ def run_script(*command: str | Path) -> None:
     """Run a script of this project; what it prints goes to the log of the section.
 
     Raises:
-        UserError: it failed.
+        UserError: it failed; the message ends with the last line that it printed.
     """
-    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT)
+    done = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    print(done.stderr, file=sys.stderr)
     if done.returncode:
-        raise UserError(f"{' '.join(map(str, command[:2]))}: failed; the log says why")
+        raise UserError(f"{command[0 if command[0] != '-m' else 1]}: {last_line(done.stderr)}")
 
 
 def images(device: str, folder: str) -> Iterator[Row]:
@@ -145,11 +146,13 @@ def trajectory(device: str, folder: str, quick: bool) -> Iterator[Row]:
     from utils.training.loss_log import LOSSES, read_log
 
     run_script("data_process.py", "--dataset", "Sample", "--mode", "train", "--out", folder)
-    options = ["--dataset_path", Path(folder) / "Sample_train.h5", "--pretrain", WEIGHTS, "--device", device]
+    options = ["--dataset_path", Path(folder) / "Sample_train.h5", "--pretrain", WEIGHTS]
     options += ["--batch_size", "2", "--numepochs", *(("1", "--crop", *map(str, SMALL)) if quick else ("5",))]
-    run_script("train.py", *options, "--exp_root", Path(folder) / "exp", "--keep", "1")
+    run_script("train.py", *options, "--device", device, "--exp_root", Path(folder) / "exp", "--keep", "1")
     log = Path(folder) / "torch.txt"
-    run_script("-m", "tools.torch_twin", *options, "--log", log)
+    # A CPU build of PyTorch has the same losses.
+    where = "auto" if device == "cuda" else device
+    run_script("-m", "tools.torch_twin", *options, "--device", where, "--log", log)
     (ours,) = (Path(folder) / "exp").glob("*/*/log.txt")
     reference, lines = read_log(log), read_log(ours)
     for field, name in LOSSES.items():
