@@ -47,7 +47,7 @@ def sections(device: str, quick: bool, folder: Path) -> list[Section]:
 
     return [
         # On the first start with CUDA, Jittor compiles itself, and a training step is tried.
-        section("doctor", measure.doctor, 600),
+        section("doctor", measure.doctor, 900),
         section("golden", measure.golden, 180),
         section("images", measure.images, 240, folder=str(folder / "images")),
         section("trajectory", measure.trajectory, 300, folder=str(folder / "trajectory"), quick=quick),

@@ -209,12 +209,18 @@ def speed(device: str, quick: bool, case: str, contender: str, tf32: bool = Fals
 
 
 def profile(device: str, quick: bool, case: str, contender: str) -> Iterator[Row]:
-    """The dearest kernels of a pass: name, calls, milliseconds, and the share of all kernels' time."""
+    """The dearest kernels of a pass: name, calls, milliseconds, and the share of all kernels' time.
+
+    Raises:
+        UserError: there are none; the driver may keep its counters from users.
+    """
     run, _ = computation(case, contender, device, tf32=False)
     step = partial(run, *random_inputs(1 if quick or case == INFERENCE else 2, *(SMALL if quick else STAGE_SIZE)))
     step()
     kernels = jittor_kernels(step) if contender == JITTOR else torch_kernels(step, device)
     total = sum(ms for _, _, ms in kernels)
+    if not total:
+        raise UserError("the profiler saw no kernel")
     for name, calls, ms in sorted(kernels, key=lambda kernel: -kernel[2])[:KERNELS]:
         yield {"kernel": name, "calls": calls, "ms": ms, "share": ms / total}
 
