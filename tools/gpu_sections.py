@@ -237,13 +237,13 @@ def jittor_kernels(step: Callable[[], Any]) -> list[tuple[str, int, float]]:
 
 
 def kernel_name(key: str) -> str:
-    """A short name for the key of a Jittor kernel: of FILM's own the line that calls it, else its operators.
+    """A short name for the key of a Jittor kernel: of FILM's own the statement that calls it, else its operators.
 
     >>> kernel_name("«opkey0:broadcast_to«Tx:float32«opkey1:binary«OP:add«JIT:1")
     'broadcast_to, binary.add'
     """
     if source := re.search(r"«CODE:(.*?)«JIT", key, re.DOTALL):
-        return source[1].strip().splitlines()[-1].strip()[:80]
+        return " ".join(source[1].split()).rstrip(";").split("; ")[-1][:80]
     operators = re.findall(r"«(opkey\d+|OP):([^«]*)", key)
     if not operators:
         return key.split("«")[0]

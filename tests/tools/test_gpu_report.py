@@ -207,8 +207,8 @@ def test_an_existing_folder_is_kept(tmp_path):
         ("«opkey0:broadcast_to«Tx:float32«opkey1:binary«Ty:float32«OP:add«JIT:1", "broadcast_to, binary.add"),
         ("cublas_matmul«T:float32«Trans_a:N«JIT:1", "cublas_matmul"),
         (
-            "code«in0_dim:4«HEADER:// 1\n«CODE:const long h = 1;\nsum_each<9>(A{h}, h);\n«JIT:1«JIT_cuda:1",
-            "sum_each<9>(A{h}, h);",
+            "code«in0_dim:4«HEADER:// 1\n«CODE:const long h = 1;\nsum_each<9>(\n  A{h}, h);\n«JIT:1«JIT_cuda:1",
+            "sum_each<9>( A{h}, h)",
         ),
     ],
 )
