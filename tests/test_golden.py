@@ -11,18 +11,18 @@ import pytest
 from net.Film import Net
 from tests.golden.make import GOLDEN, GRAD_WEIGHT, compute
 from tests.golden.rule import text_feature, uniform, weight
+from tests.golden.tolerances import (
+    GRADIENT_NORM_TOLERANCE,
+    GRADIENT_TOLERANCE,
+    LOSS_TOLERANCE,
+    METRIC_TOLERANCE,
+    OUTPUT_TOLERANCE,
+)
 from utils.data.images import stretch_to_uint8
 from utils.evaluation.metrics import evaluate_pair
 from utils.runtime.jittor_env import jt
 from utils.training.checkpoint import load_weights
 from utils.training.losses import fusion_loss, lp_ssim
-
-# Relative, except the first. Measured on a CPU: 4e-7, 6e-6 (SSIM terms; fusion loss: 2e-7), 6e-6, 2e-6, 5e-15.
-OUTPUT_TOLERANCE = 1e-5
-LOSS_TOLERANCE = 1e-5
-GRADIENT_NORM_TOLERANCE = 1e-4
-GRADIENT_TOLERANCE = 1e-4
-METRIC_TOLERANCE = 1e-6
 
 
 @pytest.fixture(scope="module")

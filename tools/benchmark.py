@@ -93,12 +93,12 @@ def medians(runs: Sequence[Run], rounds: int) -> list[float]:
 # --- inference, training: contenders in processes
 
 
-def jittor_network() -> Callable[..., np.ndarray]:
+def jittor_network(device: str = "cpu", tf32: bool = False) -> Callable[..., np.ndarray]:
     """Our network as a function from arrays to the fused images."""
     from net.Film import Net
     from utils.runtime.jittor_env import jt, use_device
 
-    use_device("cpu")
+    use_device(device, tf32)
     net = Net()
 
     def fuse(*arrays: np.ndarray) -> np.ndarray:
@@ -108,14 +108,14 @@ def jittor_network() -> Callable[..., np.ndarray]:
     return fuse
 
 
-def jittor_trainer() -> Callable[..., None]:
+def jittor_trainer(device: str = "cpu", tf32: bool = False) -> Callable[..., None]:
     """Our training step as a function of arrays."""
     from net.Film import Net
     from utils.runtime.jittor_env import jt, use_device
     from utils.training.losses import fusion_loss
     from utils.training.optim import Adam
 
-    use_device("cpu")
+    use_device(device, tf32)
     net = Net()
     optimizer = Adam(dict(net.named_parameters()), 1e-5)
 
@@ -127,34 +127,53 @@ def jittor_trainer() -> Callable[..., None]:
     return step
 
 
-def torch_inference(inputs: Arrays, threads: int, compiled: bool = False) -> Run:
+def torch_network(device: str = "cpu", compiled: bool = False) -> Callable[..., np.ndarray]:
+    """The twin as a function from arrays to the fused images."""
     import torch
 
     from tools.torch_film import TwinNet
 
-    torch.set_num_threads(threads)
-    net = TwinNet().eval()
+    net = TwinNet().eval().to(device)
     forward = torch.compile(net) if compiled else net
-    return torch.inference_mode()(partial(forward, *map(torch.from_numpy, inputs)))
+
+    @torch.inference_mode()
+    def fuse(*arrays: np.ndarray) -> np.ndarray:
+        return forward(*(torch.from_numpy(array).to(device) for array in arrays)).cpu().numpy()
+
+    return fuse
 
 
-def torch_training(inputs: Arrays, threads: int, compiled: bool = False) -> Run:
+def torch_trainer(device: str = "cpu", compiled: bool = False) -> Callable[..., None]:
+    """The twin's training step as a function of arrays."""
     import torch
 
     from tools.torch_film import TwinNet, fusion_loss
 
-    torch.set_num_threads(threads)
-    net = TwinNet()
+    net = TwinNet().to(device)
     forward = torch.compile(net) if compiled else net
     optimizer = torch.optim.Adam(net.parameters(), lr=1e-5)
-    a, b, text = map(torch.from_numpy, inputs)
 
-    def run() -> None:
+    def step(*arrays: np.ndarray) -> None:
+        a, b, text = (torch.from_numpy(array).to(device) for array in arrays)
         optimizer.zero_grad()
         fusion_loss(a, b, forward(a, b, text), 20)[0].backward()
         optimizer.step()
+        if device != "cpu":
+            torch.cuda.synchronize()
 
-    return run
+    return step
+
+
+def with_threads(make: Callable[..., Callable], inputs: Arrays, threads: int, **options: object) -> Run:
+    """A run of the function that `make` returns, with this number of PyTorch's threads."""
+    import torch
+
+    torch.set_num_threads(threads)
+    return partial(make(**options), *inputs)
+
+
+torch_inference = partial(with_threads, torch_network)
+torch_training = partial(with_threads, torch_trainer)
 
 
 def _exported(inputs: Arrays) -> str:

@@ -1,8 +1,8 @@
 """Every form of every operation against its reference form, forward and backward.
 
-A form is an implementation of an operation (net/ops). To test a new operation, yield some of its inputs as `Case`s
-from `cases`. Each case runs on every fast form; on the CPU also on those for CUDA, whose sources compile for both. The
-output and the gradients with respect to all float arrays must equal those of the reference form.
+A form is an implementation of an operation (net/ops). To test a new operation, add inputs of it to cases.py. Each case
+runs on every fast form; on the CPU also on those for CUDA, whose sources compile for both. The output and the gradients
+with respect to all float arrays must equal those of the reference form.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
 
@@ -24,112 +23,12 @@ from scipy.special import ndtr
 from net import ops
 from net.ops import reference
 from net.ops.binding import KernelOperation
-from net.ops.reference import nearest_indices
 from net.restormer import TransformerBlock
+from tests.net.cases import Case, block_weights, cases, deviations, evaluate, random
 from utils.runtime.jittor_env import jt
-
-# batch, height, width: odd, one pixel wide, one pixel high, wider than a chunk of pixels, fewer rows than threads
-SIZES = [(2, 13, 37), (1, 9, 1), (3, 1, 20), (1, 3, 700), (1, 1, 1)]
 
 ON_GPU = os.environ.get("FILM_TEST_DEVICE") == "cuda"
 only_cpu = pytest.mark.skipif(ON_GPU, reason="kernels of the CPU")
-
-
-@dataclass(frozen=True)
-class Case:
-    """Inputs of an operation. A function makes an array; None and numbers are passed as they are.
-
-    An array may differ from the reference form's by `tolerance` times the largest value of the latter, or times `floor`
-    if that is larger.
-    """
-
-    operation: str
-    inputs: tuple
-    tolerance: float = 2e-5
-    floor: float = 1e-3
-
-
-def random(*shape: int, scale: float = 1, shift: float = 0, seed: int = 0) -> Callable[[], np.ndarray]:
-    """A function that makes an array of normally distributed values, always the same."""
-    return lambda: np.random.default_rng([seed, *shape]).standard_normal(shape).astype(np.float32) * scale + shift
-
-
-def constant(value: float) -> Callable[[], np.ndarray]:
-    return partial(np.array, [value], np.float32)
-
-
-def cases() -> Iterator[Case]:
-    for b, h, w in SIZES:
-        for i, o in [(32, 32), (5, 3), (64, 1)]:
-            for bias in (random(o), None):
-                yield Case("pointwise_conv", (random(b, i, h, w), random(o, i, 1, 1), bias))
-        for i, o in [(1, 32), (32, 32), (3, 5)]:
-            yield Case("conv3x3", (random(b, i, h, w), random(o, i, 3, 3)))
-        for bias in (random(5), None):
-            yield Case("depthwise_conv3x3", (random(b, 5, h, w), random(5, 1, 3, 3), bias))
-        yield Case("gated_gelu", (random(b, 6, h, w, scale=3),))
-        for c in (32, 7):
-            yield Case("channel_layer_norm", (random(b, c, h, w, shift=1), random(c), random(c, seed=1)), 1e-4)
-        for c in (32, 3):
-            second = random(c, c, 1, 1), random(c), constant(0.25)
-            third = random(c, 2 * c, 1, 1), random(c), constant(-0.1)
-            yield Case("merge", (random(b, c, h, w), random(b, c, h, w, seed=1), *second, *third), 1e-4)
-        for c in (32, 64):
-            yield Case("transformer_block", (random(b, c, h, w), *block_weights(c)), 1e-4, floor=1e-2)
-    for slope in (0.25, 0.0, -0.5):
-        yield Case("prelu", (random(2, 3, 41, 17), constant(slope)))
-    for b, queries, tokens in [(2, 149, 1300), (1, 5, 512), (1, 17, 3)]:
-        e = 64
-        projections = random(3 * e, e, scale=0.3), random(3 * e), random(e, e), random(e)
-        yield Case("pooled_text_attention", (random(b, queries, e), random(b, tokens, e), *projections, 8), 1e-4)
-    for size in [(5, 9), (1, 1), (26, 74), (13, 37), (7, 80)]:
-        tables = (partial(nearest_indices, *pair) for pair in zip((13, 37), size, strict=True))
-        yield Case("take_pixels", (random(2, 3, 13, 37), *tables))
-
-
-def block_weights(c: int, bias: bool = False, norm_bias: bool = True, heads: int = 8) -> list:
-    """The inputs of a transformer block after x: random values, temperatures about 1."""
-    shapes = {
-        "norm1": (c,),
-        "qkv": (3 * c, c, 1, 1),
-        "qkv_depthwise": (3 * c, 1, 3, 3),
-        "temperature": (heads, 1, 1),
-        "attention_out": (c, c, 1, 1),
-        "norm2": (c,),
-        "project_in": (8 * c, c, 1, 1),
-        "depthwise": (8 * c, 1, 3, 3),
-        "project_out": (c, 4 * c, 1, 1),
-    }
-
-    def layer(seed: int, name: str) -> tuple | Callable[[], np.ndarray]:
-        shape = shapes[name]
-        if name == "temperature":
-            return random(*shape, scale=0.3, shift=1, seed=seed)
-        has_bias = norm_bias if name.startswith("norm") else bias
-        return random(*shape, scale=0.3, seed=seed), random(shape[0], scale=0.3, seed=seed + 50) if has_bias else None
-
-    return [layer(seed, name) for seed, name in enumerate(shapes)]
-
-
-def evaluate(form: Callable[..., jt.Var], inputs: tuple) -> list[jt.Var]:
-    """The output y of `form`, and the gradients of sum(y * random weights) with respect to every float input; not yet
-    computed."""
-    variables = []
-
-    def make(value: object) -> object:
-        if isinstance(value, tuple):
-            return tuple(make(part) for part in value)
-        if not callable(value):
-            return value
-        array = jt.array(value())
-        if array.dtype == "float32":
-            variables.append(array)
-        return array
-
-    y = form(*(make(value) for value in inputs))
-    assert y is not NotImplemented
-    weights = jt.array(np.random.default_rng(1).standard_normal(y.shape).astype(np.float32))
-    return [y, *jt.grad((y * weights).sum(), variables)]
 
 
 def check(form: Callable[..., jt.Var], case: Case) -> None:
@@ -138,10 +37,8 @@ def check(form: Callable[..., jt.Var], case: Case) -> None:
     with ops.reference_only():
         plain = evaluate(getattr(ops, case.operation), case.inputs)
     jt.sync(fast + plain)  # in one call, so that Jittor compiles all their kernels in parallel
-    for index, (a, b) in enumerate(zip(fast, plain, strict=True)):
-        a, b = a.numpy(), b.numpy()
-        largest = max(np.abs(b).max(), case.floor)
-        assert np.abs(a - b).max() <= case.tolerance * largest, f"array {index}: {np.abs(a - b).max()} of {largest}"
+    for index, deviation in enumerate(deviations(fast, plain, case.floor)):
+        assert deviation <= case.tolerance, f"array {index}: {deviation}"
 
 
 OPERATIONS = {name: value for name, value in vars(ops).items() if isinstance(value, ops.Operation)}
