@@ -398,7 +398,7 @@ def test_a_locked_file_names_the_process(locked):
         ("test", "--dataset", "x", "--h5_dir", "."),
         pytest.param(("train", "--dataset_path", "x_test.h5", "--device", "cpu"), marks=pytest.mark.slow),
         pytest.param(("tools.text_effect", "--h5", "x_test.h5"), marks=pytest.mark.slow),
-        pytest.param(("tools.torch_twin", "--dataset_path", "x_test.h5"), marks=pytest.mark.slow),
+        pytest.param(("tools.torch_twin", "--dataset_path", "x_test.h5", "--log", "log.txt"), marks=pytest.mark.slow),
     ],
 )
 def test_every_reader_says_so(locked, command):
