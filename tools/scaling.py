@@ -17,7 +17,6 @@ import argparse
 import ctypes
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,7 +28,7 @@ from typing import NamedTuple
 from net.shapes import STAGE_SIZE
 from tools.benchmark import ROOT, jittor_network, random_inputs
 from tools.doctor import compiler
-from utils.runtime import cores
+from utils.runtime import cores, processes
 from utils.runtime.cli import HelpFormatter, positive_int, run_command
 from utils.runtime.errors import UserError
 
@@ -122,7 +121,7 @@ def build(folder: Path) -> Path:
     """Compile INTERPOSER."""
     source, library = folder / "scaling.cc", folder / "libscaling.so"
     source.write_text(INTERPOSER)
-    subprocess.run([compiler(), "-O2", "-w", "-fPIC", "-shared", "-fopenmp", source, "-o", library], check=True)
+    processes.run([compiler(), "-O2", "-w", "-fPIC", "-shared", "-fopenmp", source, "-o", library], check=True)
     return library
 
 
@@ -168,7 +167,7 @@ def images(library: Path, threads: int, size: Sequence[int], rounds: int) -> lis
     # Passive: a thread that waits takes no processor time.
     environment = {cores.VARIABLE: str(threads), "OMP_WAIT_POLICY": "passive", "LD_PRELOAD": str(library)}
     command = [sys.executable, "-m", "tools.scaling", "--worker", *map(str, (*size, rounds))]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    done = processes.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{threads} threads: {(done.stderr.strip().splitlines() or ['failed'])[-1][:200]}")
     return [Image(*json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]
