@@ -38,6 +38,12 @@ def device() -> None:
 
 
 @pytest.fixture(autouse=True)
+def children_may_be_killed() -> None:
+    """If an earlier test has started Jittor, its handler would end pytest when a child process is killed."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
 def same_device() -> Iterator[None]:
     """Return to $FILM_TEST_DEVICE after a test that chose another device."""
     yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -89,8 +88,6 @@ def moments(root: Path, rng: random.Random, last_step: int) -> Iterator[None]:
 )
 def test_a_run_that_is_killed_again_and_again(data, tmp_path, kills, epochs):
     """Its log and weights are those of an uninterrupted run, bit for bit."""
-    # If another test has started Jittor, its signal handler would end this process when a child is killed.
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     steps = epochs * STEPS_PER_EPOCH
     done = run(*training(data, tmp_path / "whole", epochs))
     assert done.returncode == 0, done.stderr
