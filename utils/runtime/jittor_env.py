@@ -20,7 +20,9 @@ import sysconfig
 import tempfile
 import threading
 import warnings
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -110,6 +112,12 @@ class _CompileProgress:
             self._bar.close()
 
 
+def _begin_compiling(initializer: Callable[[], None]) -> None:
+    """What a process that Jittor forks to compile does first: `initializer` is Jittor's own."""
+    signals.leave_to_parent()
+    initializer()
+
+
 def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
     """Prepare the environment, import Jittor (with the CUDA of `machine`, or without if it is None), and return it.
 
@@ -130,6 +138,7 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
         import jittor_utils
 
         jittor_utils.DelayProgress = _CompileProgress
+        jittor_utils.pool_initializer = partial(_begin_compiling, jittor_utils.pool_initializer)
         # Jittor runs python3.x-config, which may be missing or belong to another Python.
         paths = sysconfig.get_paths()
         jittor_utils._py3_include_path = f'-I"{paths["include"]}" -I"{paths["platinclude"]}"'

@@ -25,12 +25,9 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
     owner = os.getpid()
 
     def handle(number: int, _: object) -> None:
-        if os.getpid() != owner:  # a process that Jittor has forked to compile
-            # Ctrl-C reaches it too; the command decides when it ends. Jittor ends it by SIGTERM, and takes its end by
-            # any other signal for a crash.
-            if number == signal.SIGTERM:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
+        if os.getpid() != owner:  # a forked process, before `leave_to_parent`
+            leave_to_parent()
+            os.kill(os.getpid(), number)
             return
         if number == signal.SIGHUP:
             _leave_terminal()
@@ -43,6 +40,16 @@ def handling(handler: Callable[[int], None]) -> Iterator[None]:
     finally:
         for number, before in previous.items():
             signal.signal(number, before)
+
+
+def leave_to_parent() -> None:
+    """In a process that Jittor has forked to compile: end on SIGTERM, as Jittor ends it, and ignore the others.
+
+    A terminal sends Ctrl-C to it too, but the command decides when it ends. Jittor takes its end by another signal than
+    SIGTERM for a crash. A handler in Python would be called too late, or never, while the process waits for work.
+    """
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL if number == signal.SIGTERM else signal.SIG_IGN)
 
 
 def raise_stopped(number: int) -> None:
