@@ -103,7 +103,9 @@ def require_writable(path: Path) -> None:
     """Raise `UserError` if `write_h5` cannot write `path`. Call it before long work, so that this is not lost."""
     if path.is_dir():
         raise UserError(f"{path}: is a folder; an H5 file cannot be written there")
-    with suppress(_Discard), atomic_path(path) as temporary, _new_h5(temporary, path):
+    # In the nearest folder that there is: a command that fails later leaves no new one.
+    folder = next(parent for parent in path.absolute().parents if parent.is_dir())
+    with suppress(_Discard), atomic_path(folder / path.name) as temporary, _new_h5(temporary, path):
         raise _Discard
 
 

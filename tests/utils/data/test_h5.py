@@ -477,4 +477,5 @@ def test_only_files_are_opened(tmp_path):
     with pytest.raises(UserError, match="is a folder"):
         require_writable(tmp_path)
     require_writable(tmp_path / "new.h5")
+    require_writable(tmp_path / "folder" / "new.h5")
     assert [path.name for path in tmp_path.iterdir()] == ["pipe.h5"]
