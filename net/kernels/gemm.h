@@ -8,19 +8,20 @@
 
 namespace film {
 
-// The register block: PANEL rows of the weights times TILE vectors of pixels. AVX-512 has 32 registers, of which the
-// sums take 8 * 3 = 24.
-constexpr int PANEL = 8;
+// The register block: PANEL rows of the weights times TILE vectors of pixels. The sums take 8 * 3 = 24 of the 32
+// registers of AVX-512, and 6 * 2 = 12 of the 16 of AVX2. 32 rows are no multiple of 6: gemm computes LOW rows for a
+// panel that has no more.
 #ifdef __AVX512F__
-constexpr int TILE = 3;
+constexpr int PANEL = 8, LOW = 8, TILE = 3;
 #else
-constexpr int TILE = 1;
+constexpr int PANEL = 6, LOW = 5, TILE = 2;
 #endif
 
-// Weights (rows, columns) in the order in which gemm reads them: panels of 8 rows, [panel][column][8], with zeros below
-// the last row. The source has stride `ld`; with `transposed` it is (columns, rows) and its transpose is packed.
+// Weights (rows, columns) in the order in which gemm reads them: panels of at most PANEL rows, [panel][column][PANEL],
+// with zeros below a panel's last row. The numbers of rows of two panels differ by one at most. The source has stride
+// `ld`; with `transposed` it is (columns, rows) and its transpose is packed.
 struct Packed {
-    int rows = 0, columns = 0;
+    int rows = 0, columns = 0, panels = 0;
     floats data;
 
     Packed() {}
@@ -31,13 +32,17 @@ struct Packed {
     void pack(const float* weight, int rows_, int columns_, long ld, bool transposed = false) {
         rows = rows_;
         columns = columns_;
-        int panels = (rows + PANEL - 1) / PANEL;
+        panels = (rows + PANEL - 1) / PANEL;
         data.assign((size_t)panels * columns * PANEL, 0.0f);
-        for (int i = 0; i < rows; i++)
-            for (int j = 0; j < columns; j++)
-                data[((size_t)(i / PANEL) * columns + j) * PANEL + i % PANEL] =
-                    transposed ? weight[j * ld + i] : weight[i * ld + j];
+        for (int p = 0; p < panels; p++)
+            for (int i = first(p); i < first(p + 1); i++)
+                for (int j = 0; j < columns; j++)
+                    data[((size_t)p * columns + j) * PANEL + i - first(p)] =
+                        transposed ? weight[j * ld + i] : weight[i * ld + j];
     }
+
+    // The first row of a panel.
+    int first(int panel) const { return rows * panel / panels; }
 };
 
 // The right-hand matrix x of gemm: x[j] points to row j. Its rows lie at a fixed stride, or anywhere (the shifted rows
@@ -55,25 +60,25 @@ struct Scattered {
     Scattered at(long pixel) const { return {rows, offset + pixel}; }
 };
 
-// One panel of weights times NV vectors of pixels; `rows` of the panel's 8 rows are written.
-template <int NV, class Rows>
+// One panel of weights times NV vectors of pixels: HEIGHT rows are computed, and `rows` of them are written.
+template <int HEIGHT, int NV, class Rows>
 inline void panel_times_tile(
     const float* panel, int columns, Rows x, float* y, long ldy, int rows, bool add, const float* bias
 ) {
-    vec sum[PANEL][NV];
-    for (int i = 0; i < PANEL; i++)
+    vec sum[HEIGHT][NV];
+    for (int i = 0; i < HEIGHT; i++)
         for (int v = 0; v < NV; v++) sum[i][v] = splat(bias && i < rows ? bias[i] : 0.0f);
     for (int j = 0; j < columns; j++, panel += PANEL) {
         const float* row = x[j];
         vec tile[NV];
         for (int v = 0; v < NV; v++) tile[v] = load(row + v * LANES);
 #pragma GCC unroll 8
-        for (int i = 0; i < PANEL; i++)
+        for (int i = 0; i < HEIGHT; i++)
 #pragma GCC unroll 3
             for (int v = 0; v < NV; v++) sum[i][v] += panel[i] * tile[v];
     }
 #pragma GCC unroll 8
-    for (int i = 0; i < PANEL; i++)
+    for (int i = 0; i < HEIGHT; i++)
         if (i < rows)
 #pragma GCC unroll 3
             for (int v = 0; v < NV; v++) {
@@ -90,18 +95,20 @@ inline void gemm(
 ) {
     long nv = vectors(n);
     for (long v = 0; v < nv; v += TILE) {
-        for (int i = 0; i < weight.rows; i += PANEL) {
-            const float* panel = weight.data.data() + (size_t)i * weight.columns;
-            int rows = std::min(PANEL, weight.rows - i);
+        for (int p = 0; p < weight.panels; p++) {
+            const float* panel = weight.data.data() + (size_t)p * weight.columns * PANEL;
+            const int i = weight.first(p), rows = weight.first(p + 1) - i;
             const float* panel_bias = bias ? bias + i : nullptr;
             float* tile_y = y + i * ldy + v * LANES;
             auto tile_x = x.at(v * LANES);
-            if (nv - v >= TILE)
-                panel_times_tile<TILE>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
+            if (nv - v >= TILE && rows <= LOW)
+                panel_times_tile<LOW, TILE>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
+            else if (nv - v >= TILE)
+                panel_times_tile<PANEL, TILE>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
             else if (nv - v == 2)
-                panel_times_tile<2>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
+                panel_times_tile<PANEL, 2>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
             else
-                panel_times_tile<1>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
+                panel_times_tile<PANEL, 1>(panel, weight.columns, tile_x, tile_y, ldy, rows, add, panel_bias);
         }
     }
 }
@@ -123,9 +130,12 @@ inline void outer_tile(
             for (int v = 0; v < NV; v++) sum[i][v] += dy[i][p] * tile[v];
     }
     for (int i = 0; i < rows; i++)
-        for (int v = 0; v < NV; v++)
-            for (int l = 0; l < LANES && v * LANES + l < columns; l++)
-                dweight[i * ldw + v * LANES + l] += sum[i][v][l];
+        for (int v = 0; v < NV; v++) {
+            double* to = dweight + i * ldw + v * LANES;
+            float lanes[LANES];  // the compiler adds them as vectors
+            store(lanes, sum[i][v]);
+            for (int l = 0; l < std::min(LANES, columns - v * LANES); l++) to[l] += lanes[l];
+        }
 }
 
 // forward:  y = weight x                                           (gemm)

@@ -270,7 +270,8 @@ inline void pooled_text_attention_backward(
     const long ldm = vectors(s.tokens) * LANES;
     const float scale = 1.0f / std::sqrt((float)dim);
     QueriesAndKeys qk(s);
-    floats mean(s.heads * ldm), dmean(s.heads * ldm), dk(embed * qk.ldk), dq(embed * qk.ldq);
+    floats mean(s.heads * ldm), dmean(s.heads * ldm), dq(embed * qk.ldq);
+    unset_floats dk(embed * qk.ldk);
     std::vector<double> in_weight(3L * embed * embed), in_bias(3 * embed);
     std::vector<double> out_weight((long)embed * embed), out_bias(embed);
     for (long b = 0; b < s.batch; b++) {

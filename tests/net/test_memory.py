@@ -1,8 +1,10 @@
-"""The CPU kernels access nothing outside their arrays: they are compiled without Jittor, with GCC's sanitizers."""
+"""The CPU kernels access nothing outside their arrays, and run on other processors; compiled without Jittor."""
 
 from __future__ import annotations
 
 import os
+import platform
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -42,3 +44,23 @@ def test_kernels_stay_within_their_arrays(program, shape, threads):
     done = subprocess.run([program, *map(str, shape)], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "whole\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("machine", "compiler", "flags", "emulator"),
+    [
+        ("x86_64", "g++", ["-march=x86-64"], None),  # SSE2
+        ("x86_64", "g++", ["-march=x86-64-v3"], None),  # AVX2
+        (None, "aarch64-linux-gnu-g++", ["-static"], "qemu-aarch64"),  # NEON; Debian: g++-aarch64-linux-gnu, qemu-user
+    ],
+)
+def test_kernels_run_on_other_processors(tmp_path, machine, compiler, flags, emulator):
+    tools = [tool for tool in (compiler, emulator) if tool]
+    if machine not in (None, platform.machine()) or not all(map(shutil.which, tools)):
+        pytest.skip(f"needs {' and '.join(tools)}" + (f" on {machine}" if machine else ""))
+    path = tmp_path / "memory"
+    common = ["-std=c++14", "-Ofast", "-fopenmp", "-w", f"-I{KERNELS}"]
+    subprocess.run([compiler, *common, *flags, SOURCE, "-o", path], check=True)
+    command = [emulator] * bool(emulator) + [path, "1", "7", "37", "32", "8", "9"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "whole\n"
