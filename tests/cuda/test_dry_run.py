@@ -110,14 +110,12 @@ def test_a_driver_too_old_and_a_gpu_too_old_are_one_line(folder, toolkit, settin
 
 
 @pytest.mark.parametrize("library", ["cudart", "cublas", "curand"])
-def test_a_toolkit_without_a_part_is_one_line(folder, tmp_path, library):
-    standin.build(tmp_path, cuda.toolkit_root(NVCC), cuda.nvcc_version(NVCC) or (0, 0))
-    elsewhere = tmp_path / "driver"
-    elsewhere.mkdir()
-    for path in (tmp_path / "lib64").glob(f"lib{library}.so*"):
-        path.rename(elsewhere / path.name)
-    settings = {"LD_LIBRARY_PATH": f"{tmp_path / 'lib64'}:{elsewhere}"}
-    assert f"but no lib{library}.so with" in problem(folder, tmp_path, settings)
+def test_a_toolkit_without_a_part_is_one_line(folder, toolkit, tmp_path, library):
+    broken = shutil.copytree(toolkit, tmp_path / "toolkit", symlinks=True)
+    for path in (broken / "lib64").glob(f"lib{library}.so*"):
+        path.unlink()
+    settings = {"nvcc_path": str(broken / "bin" / "nvcc")}  # the driver's library still finds those of `toolkit`
+    assert f"but no lib{library}.so with" in problem(folder, toolkit, settings)
 
 
 def problem(folder: Path, toolkit: Path, settings: dict[str, str]) -> str:
