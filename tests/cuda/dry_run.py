@@ -4,6 +4,7 @@ The parts are forward, training and reference. What the stand-in counted for eac
 """
 
 import ctypes
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,6 +53,9 @@ def reference() -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     folder, *names = argv or sys.argv[1:]
+    # Without Jittor's allocator each array has its own allocation, and so its own guard bytes. Jittor then gives arrays
+    # that share memory, such as a reshaped one, memory of their own; $STANDIN_POOLED=1 shows what users need.
+    jt.flags.use_sfrl_allocator = int(os.environ.get("STANDIN_POOLED", "0"))
     print(use_device("cuda"))
     for part in (PARTS[name] for name in names):
         standin.standin_reset()

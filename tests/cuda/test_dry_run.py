@@ -85,8 +85,7 @@ def test_a_training_step_waits_for_its_losses_only(counted):
     assert step["cudaDeviceSynchronize"] == 2, "the losses, and the end of what is counted"
 
 
-# Jittor's own allocator, as users have it. It takes large blocks and shares them, so `counted` does without.
-POOLED = {"use_sfrl_allocator": "1"}
+POOLED = {"STANDIN_POOLED": "1"}  # with Jittor's allocator, as users have it (dry_run.py)
 
 
 def test_memory_of_a_training_step(counted, dry_run, tmp_path):
