@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from net.ops.binding import differentiated_once
 from utils.runtime.jittor_env import jt
 
 
@@ -41,6 +42,7 @@ class _Recomputed(jt.Function):
     def grad(self, dy: jt.Var) -> list[jt.Var | None]:
         # Jittor runs operators in the order of their creation, so this forward pass runs when `dy` is known.
         inputs = [x.detach().start_grad() if isinstance(x, jt.Var) else x for x in self.inputs]
-        loss = (self.form(*inputs) * dy).sum()
+        with differentiated_once():
+            loss = (self.form(*inputs) * dy).sum()
         gradients = iter(jt.grad(loss, [x for x in inputs if isinstance(x, jt.Var)], retain_graph=False))
         return [next(gradients) if isinstance(x, jt.Var) else None for x in inputs]
