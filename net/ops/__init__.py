@@ -11,8 +11,10 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 from net.ops import cpu, cuda, reference
+from net.ops.recompute import recomputed
 from net.ops.reference import Layer
 from utils.runtime.jittor_env import jt
 
@@ -63,9 +65,11 @@ depthwise_conv3x3 = Operation(reference.depthwise_conv3x3, cuda=cuda.depthwise_c
 prelu = Operation(reference.prelu, cpu=cpu.prelu)
 gated_gelu = Operation(reference.gated_gelu, cuda=cuda.gated_gelu)
 channel_layer_norm = Operation(reference.channel_layer_norm, cuda=cuda.channel_layer_norm)
-channel_attention = Operation(reference.channel_attention)
-merge = Operation(reference.merge, cpu=cpu.merge)
-pooled_text_attention = Operation(reference.pooled_text_attention, cpu=cpu.pooled_text_attention)
+channel_attention = Operation(reference.channel_attention, cuda=cuda.channel_attention)
+merge = Operation(reference.merge, cpu=cpu.merge, cuda=recomputed(cuda.merge))
+pooled_text_attention = Operation(
+    reference.pooled_text_attention, cpu=cpu.pooled_text_attention, cuda=recomputed(reference.pooled_text_attention)
+)
 take_pixels = Operation(reference.take_pixels, cpu=cpu.take_pixels, cuda=cuda.take_pixels)
 l1_normalize = Operation(reference.l1_normalize)
 
@@ -74,8 +78,13 @@ def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:
     """torch's interpolate(mode='nearest'): x (b, c, h, w) -> (b, c, *size), source index floor(dst * (in / out))."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
-    lengths = zip(x.shape[2:], size, strict=True)
-    return take_pixels(x, *(jt.array(reference.nearest_indices(*pair)) for pair in lengths))
+    return take_pixels(x, *map(_index_table, x.shape[2:], size))
+
+
+@lru_cache(maxsize=64)
+def _index_table(length: int, out_length: int) -> jt.Var:
+    """`reference.nearest_indices` on the device. Kept, because each new array is a copy to the device."""
+    return jt.array(reference.nearest_indices(length, out_length))
 
 
 def _transformer_block(
@@ -100,4 +109,4 @@ def _transformer_block(
     return x + pointwise_conv(gated_gelu(y), *project_out)
 
 
-transformer_block = Operation(_transformer_block, cpu=cpu.transformer_block)
+transformer_block = Operation(_transformer_block, cpu=cpu.transformer_block, cuda=recomputed(_transformer_block))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -151,11 +152,28 @@ class KernelOperation:
         return "".join(lines.values())
 
 
+_settings = {"differentiated once": False}
+
+
+@contextmanager
+def differentiated_once() -> Iterator[None]:
+    """Kernel operations called here give up what they keep for the backward pass as soon as that is built.
+
+    Otherwise they keep it until Jittor has run the complete graph.
+    """
+    _settings["differentiated once"] = True
+    try:
+        yield
+    finally:
+        _settings["differentiated once"] = False
+
+
 class _Call(jt.Function):
     """One call of a KernelOperation."""
 
     def __init__(self, operation: KernelOperation, numbers: Mapping[str, int]) -> None:
         self.operation, self.numbers = operation, numbers
+        self.once = _settings["differentiated once"]
 
     def execute(self, *inputs: jt.Var | None) -> jt.Var:
         operation = self.operation
@@ -168,6 +186,8 @@ class _Call(jt.Function):
 
     def grad(self, dy: jt.Var) -> list[jt.Var | None]:
         arrays = self.saved | {"dy": dy}
+        if self.once:
+            del self.saved
         for source in self.operation.backward:
             self.operation.run(source, arrays, self.sizes)
         return [arrays.get(f"d{name}") for name in self.operation.inputs]

@@ -8,6 +8,7 @@ loops replace the threads, so that they can be tested without a GPU.
 from __future__ import annotations
 
 from net.ops.binding import KernelOperation
+from net.ops.reference import pointwise_conv, prelu
 from utils.runtime.jittor_env import jt
 
 _PLANE = "const Plane plane{h, w};\n"
@@ -70,3 +71,40 @@ take_pixels = KernelOperation(
     forward="for_each(NearestResize{h, w, r, k, x, rows, columns, y}, b * c * r * k);",
     backward=["for_each(NearestResizeBackward{h, w, r, k, dy, rows, columns, dx}, b * c * h * w);"],
 )
+
+_channel_attention = KernelOperation(
+    "cuda/attention.cuh",
+    inputs={"x": "b 3c h w", "temperature": "n 1 1", "d": int},
+    makes={
+        "y": "b c h w",
+        "scores": "b c d",
+        "norms": "b 2c",
+        "attention": "b c d",
+        "dattention": "b c d",
+        "dz": "b c d",
+    },
+    setup="const Heads heads{c, d, h * w};\nconst Pairs pairs{heads, temperature, scores, norms};\n",
+    forward="sum_each<1>(Scores{heads, x, scores}, b * c * d, h * w);\n"
+    "sum_each<1>(Norms{heads, x, norms}, b * 2 * c, h * w);\n"
+    "for_each(Softmax{pairs, attention}, b * c);\n"
+    "for_each(Mix{heads, x, attention, y}, b * c * h * w);",
+    backward=[
+        "sum_each<1>(AttentionGrad{heads, x, dy, dattention}, b * c * d, h * w);\n"
+        "for_each(SoftmaxGrad{d, attention, dattention, dz}, b * c);\n"
+        "sum_each<1>(TemperatureGrad{pairs, dz, dtemperature}, n, b * d * d);\n"
+        "for_each(QkvGrad{pairs, x, attention, dz, dy, dx}, b * 3 * c * h * w);",
+    ],
+)
+
+
+def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
+    return _channel_attention(qkv, temperature, qkv.shape[1] // 3 // temperature.shape[0])
+
+
+def merge(
+    f: jt.Var, g: jt.Var, weight2: jt.Var, bias2: jt.Var, slope2: jt.Var, weight3: jt.Var, bias3: jt.Var, slope3: jt.Var
+) -> jt.Var:
+    """`reference.merge` as a sum of two products: [f, guided] is not put together, which would copy it twice."""
+    guided = prelu(pointwise_conv(g, weight2, bias2), slope2) + f
+    first, second = jt.chunk(weight3, 2, dim=1)
+    return prelu(pointwise_conv(f, first) + pointwise_conv(guided, second, bias3), slope3)

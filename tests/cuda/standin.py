@@ -46,8 +46,6 @@ def environment(folder: Path, nvcc: Path, home: Path) -> dict[str, str]:
         "LD_LIBRARY_PATH": str(folder / "lib64"),
         "nvcc_path": str(folder / "bin" / "nvcc"),
         "FILM_TRUST_CUDA": "1",
-        # Each array has its own allocation, and so its own guard bytes.
-        "use_sfrl_allocator": "0",
         "cc_path": str(folder / "bin" / "g++"),
         "STANDIN_NVCC": str(nvcc),
         "STANDIN_COMPILE": f"'{sys.executable}' '{HERE / 'compile.py'}'",

@@ -14,17 +14,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from utils.runtime import processes, signals
+from utils.runtime import cuda, processes, signals
 from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, Stopped, UserError, fault, of_system, printable
 
 
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run the `main` of a script and return its exit code.
 
-    0 on success; 2, after one line on stderr, for a `fault` of the user; 128 + its number for a signal that asks to
-    stop (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP). Any other exception is a bug and keeps its traceback. If one
-    of several processes fails, it ends the others. Scripts end with
-    ``sys.exit(run_command(main))``.
+    0 on success; 2, after one line on stderr, for a `fault` of the user or a full GPU; 128 + its number for a signal
+    that asks to stop (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP). Any other exception is a bug and keeps its
+    traceback. If one of several processes fails, it ends the others. Scripts end with ``sys.exit(run_command(main))``.
     """
     secure_streams()
     try:
@@ -40,7 +39,7 @@ def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str
         word = "terminated" if number == signal.SIGTERM else "interrupted"
         return processes.leave(128 + number, word, by_agreement=True)
     except Exception as error:
-        if line := fault(error):
+        if line := fault(error) or cuda.out_of_memory(str(error)):
             # It may contain file names from untrusted data.
             return processes.leave(EXIT_USAGE, f"error: {printable(line)}")
         if processes.count() == 1:

@@ -134,6 +134,17 @@ def problem(cuda: Cuda) -> str | None:
     return None
 
 
+def out_of_memory(message: str) -> str | None:
+    """What to tell the user if the message of an exception is Jittor's about a full GPU; None if it is another."""
+    found = re.search(r"Unable to alloc cuda device memory for size\D*(\d+)", message)
+    if found is None:
+        return None
+    return (
+        f"out of device memory: {int(found[1]):,} bytes more do not fit; smaller images or batches need less "
+        "(train.py: --batch_size, --crop), or use --device cpu"
+    )
+
+
 def nvidia_on_bus() -> bool:
     """Whether Linux lists a PCI display controller (class 03) by NVIDIA (vendor 10de)."""
     for device in Path("/sys/bus/pci/devices").glob("*"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +85,11 @@ def _mean(x: jt.Var) -> jt.Var:
     return _sum(x) / x.numel()
 
 
-def _gaussian_window() -> np.ndarray:
+Window = tuple[tuple[float, ...], ...]
+
+
+@cache
+def _gaussian_window() -> Window:
     """(5, 5) weights that sum to 1, each step rounded to float32, as in the official code.
 
     Flat regions have variances near the rounding error, where the last bit of the
@@ -93,10 +98,15 @@ def _gaussian_window() -> np.ndarray:
     offsets = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
     row = np.exp(-(offsets**2) / (2 * SSIM_SIGMA**2)).astype(np.float32)
     row /= row.sum()
-    return np.outer(row, row)
+    return tuple(map(tuple, np.outer(row, row)))
 
 
-def _filter(x: jt.Var, window: object) -> jt.Var:
+@cache
+def _kernel(window: Window) -> jt.Var:
+    """The window as the weight of a convolution, (1, 1, k, k). Kept, because each new array is a copy to the device."""
+    return jt.array(np.asarray(window, np.float32)[None, None]).stop_grad()
+
+
+def _filter(x: jt.Var, window: Window) -> jt.Var:
     """Cross-correlate (b, 1, H, W) with a square window, zero padding that keeps the size."""
-    kernel = np.asarray(window, np.float32)
-    return jt.nn.conv2d(pad(x, len(kernel) // 2), jt.array(kernel[None, None]))
+    return jt.nn.conv2d(pad(x, len(window) // 2), _kernel(window))

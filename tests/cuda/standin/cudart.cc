@@ -25,12 +25,13 @@ namespace {
 std::recursive_mutex mutex;
 using Lock = std::lock_guard<std::recursive_mutex>;
 
-constexpr size_t MEMORY = size_t(24) << 30;
+const size_t MEMORY = standin_setting("STANDIN_MEMORY", STANDIN_BYTES);
 constexpr size_t GUARD = 4096;
 // A signalling NaN: adding 0.0f makes it quiet, so that an addition of nothing is seen too.
 constexpr uint32_t PATTERN = 0x7fa0c0de;
 
 std::map<char*, size_t> device;  // start -> size
+std::map<size_t, long> sizes, sizes_at_peak;  // size -> how many allocations have it
 size_t used, peak;
 std::map<std::string, long> calls;
 std::vector<std::string> errors;
@@ -159,13 +160,14 @@ API void* standin_resolve(const char* library) {
     _exit(1);
 }
 
-API void standin_reset() { Lock lock(mutex); calls.clear(); peak = used; }
+API void standin_reset() { Lock lock(mutex); calls.clear(); peak = used; sizes_at_peak = sizes; }
 
 API void standin_report(const char* file) {
     Lock lock(mutex);
     for (auto& [start, size] : device) check_guards(start, size);
     std::ofstream out(file);
     out << "used\t" << used << "\npeak\t" << peak << "\n";
+    for (auto& [size, count] : sizes_at_peak) out << "allocations at the peak of " << size << "\t" << count << "\n";
     for (auto& [name, count] : calls) out << name << "\t" << count << "\n";
     for (auto& error : errors) out << "error\t" << error << "\n";
 }
@@ -221,8 +223,12 @@ API cudaError_t cudaMalloc(void** p, size_t size) {
     char* start = pages + GUARD;
     each_guard(start, size, [](char* at) { *(uint32_t*)at = PATTERN; });
     device[start] = size;
+    sizes[size]++;
     used += size;
-    peak = std::max(peak, used);
+    if (used > peak) {
+        peak = used;
+        sizes_at_peak = sizes;
+    }
     *p = start;
     return cudaSuccess;
 }
@@ -234,6 +240,7 @@ API cudaError_t cudaFree(void* p) {
     if (found == device.end()) return refuse(cudaErrorInvalidValue, "cudaFree of what was not allocated");
     check_guards(found->first, found->second);
     used -= found->second;
+    if (--sizes[found->second] == 0) sizes.erase(found->second);
     munmap(found->first - GUARD, rounded(found->second) + 2 * GUARD);
     device.erase(found);
     return cudaSuccess;
