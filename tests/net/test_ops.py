@@ -202,6 +202,7 @@ def test_nvcc_compiles_every_source(tmp_path, monkeypatch):
             + "".join(f"int64_t {n}_shape{d} = 1; " for d in range(rank))
             for n, (t, rank) in variables.items()
         )
+        declared += "std::map<std::string, double> data; "
         functions.setdefault(cuda_header + cuda_src, f"void f{len(functions)}() {{ {declared}\n{cuda_src}\n}}\n")
         headers.add(cuda_header.split("using")[0])
         return code(shapes, dtypes, inputs, cuda_header=cuda_header, cuda_src=cuda_src, **rest)
@@ -213,7 +214,10 @@ def test_nvcc_compiles_every_source(tmp_path, monkeypatch):
     assert len(functions) == 15  # six forward passes, nine parts of backward passes
     source = tmp_path / "all.cu"
     source.write_text(
-        "#include <cstdint>\n" + "".join(sorted(headers)) + "using namespace film::gpu;\n" + "".join(functions.values())
+        "#include <cstdint>\n#include <map>\n#include <string>\n"
+        + "".join(sorted(headers))
+        + "using namespace film::gpu;\n"
+        + "".join(functions.values())
     )
     targets = [f"-gencode=arch=compute_{a},code=sm_{a}" for a in (80, 90)]
     done = subprocess.run(
