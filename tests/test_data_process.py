@@ -379,7 +379,7 @@ def test_an_output_that_cannot_be_written_is_found_before_the_work(tmp_path):
     (tmp_path / "TextFeature/IVF/Set/3.npy").unlink()
     (tmp_path / "h5/Set_train.h5").mkdir(parents=True)
     (tmp_path / "file").write_text("in the way")
-    for out, problem in (("h5", "h5/Set_train.h5: is a folder"), ("file", "file/Set_train.h5: cannot be written")):
+    for out, problem in (("h5", "cannot be written (Is a directory)"), ("file", "cannot be written")):
         done = run("--dataset", "Set", "--root", tmp_path, "--out", tmp_path / out)
         assert done.returncode == 2
-        assert problem in only_line(done.stderr)
+        assert f"{out}/Set_train.h5: {problem}" in only_line(done.stderr)

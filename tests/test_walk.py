@@ -64,8 +64,9 @@ ROLES = {
     "tools.doctor": {},
     "tools.soak": {},
 }  # fmt: skip
-# Commands for developers whose arguments are not walked: `tools.benchmark` starts processes, the other has none.
-LEFT_OUT = {"tools.benchmark", "tools.architecture"}
+# Not walked: they start processes, or are for developers.
+LEFT_OUT = {"tools.gpu_report", "tools.sections", "tools.scaling"}
+LEFT_OUT |= {"tools.benchmark", "tools.benchmark_table", "tools.architecture"}
 
 
 class Started(Exception):
@@ -361,10 +362,10 @@ def stand_ins(monkeypatch) -> Callable[[bool], None]:
         stub = SimpleNamespace(use_device=use_device, jt=jt)
         monkeypatch.setitem(sys.modules, "utils.runtime.jittor_env", stub)
         monkeypatch.setitem(sys.modules, "utils.training.trainer", SimpleNamespace(**trainer()))
-        for name in ("test", "fuse"):
-            module = importlib.import_module(name)
-            monkeypatch.setattr(module, "load_net", lambda *_: None)
-            monkeypatch.setattr(module, "fuse", fuse)
+        for script in ("test", "fuse"):
+            monkeypatch.setattr(f"{script}.load_net", lambda *_: None)
+        for user in ("utils.evaluation.stream", "fuse"):
+            monkeypatch.setattr(f"{user}.fuse", fuse)
         monkeypatch.setattr("fuse.fuse_unstretched", lambda *arrays: fuse(*arrays) / np.float32(255))
         monkeypatch.setattr("tools.release.EncodedText", Features)
         monkeypatch.setattr("tools.make_sample.SAMPLE", importlib.import_module("tools.make_sample").SAMPLE[:1])
@@ -373,10 +374,10 @@ def stand_ins(monkeypatch) -> Callable[[bool], None]:
         if not stop_at_start:
             monkeypatch.setattr("fuse.text_features", lambda *_: Features("stub"))
 
-        def script(*_: object) -> None:
+        def run_script(*_: object) -> None:
             raise Started
 
-        monkeypatch.setattr("tools.demo.run_script", script)
+        monkeypatch.setattr("tools.demo.run_script", run_script)
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
     return replace
@@ -512,7 +513,7 @@ WITHOUT_EFFECT = {
     "PMI_SIZE": "many", "OMPI_MCA_orte_bound_at_launch": "maybe", "CUDA_VISIBLE_DEVICES": "none,at,all",
     "OMP_NUM_THREADS": "", "nccl_include_path": "/dev/null/x", "mpicc_path": "/dev/null/x",
     "OPENCV_FFMPEG_LOGLEVEL": "loud", "MPLBACKEND": "module://none", "FILM_CACHE": "/dev/null/x",
-    "nvcc_path": "/dev/null/x", "nccl_lib_path": "/dev/null/x", "use_mpi": "maybe",
+    "nvcc_path": "/dev/null/x", "nccl_lib_path": "/dev/null/x",
 }  # fmt: skip
 ONE_LINE = {
     "cc_path": ("/dev/null/x", "/dev/null/x: no C++ compiler"),
@@ -520,7 +521,7 @@ ONE_LINE = {
     "HOME": ("/dev/null/x", "/dev/null/x/.cache/jittor"),
 }
 # Jittor's own settings, which this project only sets, or whose values it passes on.
-PASSED_ON = {"cache_name", "log_v", "log_silent", "use_nccl", "debug"}
+PASSED_ON = {"cache_name", "log_v", "log_silent", "use_nccl", "use_mpi", "debug"}
 START = """
 import sys
 from utils.runtime.cli import run_command

@@ -19,7 +19,7 @@ from statistics import median
 from typing import Any
 
 from tools.benchmark import CASES, OURS
-from utils.runtime.cli import run_command
+from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -113,8 +113,8 @@ def replaced(page: str, text: str) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Tables of files that tools.benchmark --json wrote.")
-    parser.add_argument("files", type=Path, nargs="+", metavar="FILE.json")
-    parser.add_argument("--page", type=Path, help="replace the tables in this page (default: print them)")
+    parser.add_argument("files", type=path_type, nargs="+", metavar="FILE.json")
+    parser.add_argument("--page", type=path_type, help="replace the tables in this page (default: print them)")
     args = parser.parse_args(argv)
     text = tables(map(read_record, args.files))
     if not args.page:

@@ -25,7 +25,7 @@ from tools.doctor import GIB, cores, installed, output_of
 from tools.gpu_page import line_of, page_of
 from tools.sections import LEFT_OUT, ROOT, Result, Row, Section, run_section
 from utils.runtime import cuda
-from utils.runtime.cli import HelpFormatter, positive, run_command
+from utils.runtime.cli import HelpFormatter, path_type, positive, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -122,7 +122,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--quick", action="store_true", help="small images, one batch size and few steps: to try the command")
     add("--minutes", type=positive, default=30, help="end after this time with what there is")
     add("--only", nargs="+", choices=names, default=[], metavar="SECTION", help=f"only these: {', '.join(names)}")
-    add("--out", type=Path, help="new folder for the report (default: gpu_report/<time>)")
+    add("--out", type=path_type, help="new folder for the report (default: gpu_report/<time>)")
     return parser
 
 

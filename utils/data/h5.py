@@ -45,7 +45,7 @@ AGAIN = "run data_process.py again"
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 SYSTEM = {
     errno.EAGAIN: "is locked by {holder}, which may be writing to it; wait until it has closed the file, or end it",
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "you may not read it; ask its owner for the permission"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "permission denied; ask its owner to let you read it"),
     **dict.fromkeys(NO_LOCKS, "is on a file system without locks; run it again with HDF5_USE_FILE_LOCKING=FALSE"),
 }
 COMMAND_SHOWN = 60

@@ -12,10 +12,15 @@ from pathlib import Path
 VARIABLE = "OMP_NUM_THREADS"
 
 
+def given() -> int | None:
+    """The number of threads in `VARIABLE`; None if it is not set, or holds no number."""
+    number = os.environ.get(VARIABLE, "").split(",")[0]  # a list has a number for each level of nesting
+    return int(number) or None if number.isdigit() else None
+
+
 def count() -> int:
-    """The number of threads that compute: `VARIABLE` if it is set, else one per core that this process may use."""
-    given = os.environ.get(VARIABLE, "").split(",")[0]  # a list has a number for each level of nesting
-    return int(given) if given.isdigit() and int(given) else usable()
+    """The number of threads that compute: the given one, else one per core that this process may use."""
+    return given() or usable()
 
 
 def usable(system: Path = Path("/")) -> int:

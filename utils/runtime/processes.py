@@ -87,6 +87,7 @@ def prepare() -> None:
     together = _number("OMPI_COMM_WORLD_SIZE", 0) > 0
     os.environ["use_mpi"] = str(int(together))
     if not together:
+        os.environ.pop("OMPI_COMM_WORLD_SIZE", None)  # Jittor takes any value for an mpirun
         if _number("PMI_SIZE", 1) > 1:
             raise UserError(
                 "mpirun: not OpenMPI's, the only one that Jittor supports (Debian: apt install openmpi-bin)"
@@ -115,7 +116,10 @@ def use_threads(number: int | None = None) -> None:
         import cv2  # here, because everything else in this module needs only the standard library
 
         cv2.setNumThreads(number)
-    elif cores.VARIABLE in os.environ or _is_bound():
+    elif cores.given():
+        return
+    elif _is_bound():
+        os.environ.pop(cores.VARIABLE, None)  # no number: OpenMP would complain about it
         return
     os.environ[cores.VARIABLE] = str(number or max(1, cores.usable() // local_count()))
 

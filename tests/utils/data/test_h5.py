@@ -429,7 +429,7 @@ def test_a_file_that_may_not_be_read_is_not_called_damaged(tmp_path):
     files[1].parent.chmod(0o600)
     errors = tried(*files, preexec_fn=only_file_modes)
     files[1].parent.chmod(0o700)
-    assert errors == [f"UserError: {path}: you may not read it; ask its owner for the permission" for path in files[:2]]
+    assert errors == [f"UserError: {path}: permission denied; ask its owner to let you read it" for path in files[:2]]
 
 
 @pytest.fixture(scope="module")
