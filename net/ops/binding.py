@@ -12,8 +12,6 @@ from pathlib import Path
 from utils.runtime.jittor_env import jt
 
 KERNELS = Path(__file__).resolve().parents[1] / "kernels"
-# Begins every source for the CPU: see net/kernels/lock.h.
-UNLOCK = 'const Unlocked unlocked(data["no_grad"]);\n'
 
 
 @cache
@@ -26,7 +24,7 @@ def kernel_header(file: str) -> str:
     path = KERNELS / file
     digest = hashlib.sha1(b"".join(p.read_bytes() for p in sorted(KERNELS.rglob("*.*h")))).hexdigest()
     gpu = "using namespace film::gpu;\n" if path.suffix == ".cuh" else ""
-    return f'// {digest}\n#include "{KERNELS / "lock.h"}"\n#include "{path}"\nusing namespace film;\n{gpu}'
+    return f'// {digest}\n#include "{path}"\nusing namespace film;\n{gpu}'
 
 
 def _parse(dimensions: str) -> list[tuple[int, str]]:
@@ -43,9 +41,6 @@ class KernelOperation:
     ``dy`` and fill the gradients of the inputs: ``dx`` is that of ``x``. Jittor runs a source only if something needs
     what it fills, so a gradient that is not always needed should have its own source. The arrays that a backward
     source names are kept from the forward pass.
-
-    Under `jt.no_grad` other Python threads work while a source runs. (In training they could free arrays that Jittor
-    is about to compute.)
 
     Sizes are variables of the sources, so new sizes compile nothing. The name ``out`` is reserved: Jittor has a macro
     ``out``.
@@ -120,14 +115,14 @@ class KernelOperation:
         key = (source, *reads, *fills)
         if key not in self.texts:
             self.texts[key] = self._declarations(source, reads, fills) + source
-        target = {"cpu_header": kernel_header(self.file), "cpu_src": UNLOCK + self.texts[key]}
+        target = {"cpu_header": kernel_header(self.file), "cpu_src": self.texts[key]}
         if self.file.endswith(".cuh"):
-            target |= {"cuda_header": target["cpu_header"], "cuda_src": self.texts[key]}
+            target |= {"cuda_header": target["cpu_header"], "cuda_src": target["cpu_src"]}
         made = jt.code(
             [self.shape(name, sizes) for name in fills],
             ["float64" if name in self.float64 else "float32" for name in fills],
             [arrays[name] for name in reads],
-            data={"no_grad": float(jt.flags.no_grad)} | {name: float(sizes[name]) for name in self.numbers},
+            data={name: float(sizes[name]) for name in self.numbers},
             **target,
         )
         arrays.update(zip(fills, made, strict=True))

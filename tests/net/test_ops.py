@@ -10,8 +10,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import threading
-import time
 from collections.abc import Callable
 from functools import partial
 from types import SimpleNamespace
@@ -121,32 +119,6 @@ def test_gelu_is_exact_in_its_tails():
     x = np.linspace(-12, 12, 4096, dtype=np.float32)
     exact = x.astype(np.float64) * ndtr(x.astype(np.float64))
     assert np.abs(gelu(jt.array(x)).numpy() - exact).max() < 2e-7 * 12
-
-
-@only_cpu
-def test_other_threads_work_while_a_kernel_runs(tmp_path):
-    """Under no_grad: a kernel makes the folder "question" and waits for "answer" (10 s), which a thread makes."""
-    question, answer, header = (tmp_path / name for name in ("question", "answer", "ask.h"))
-    header.write_text(
-        "#include <sys/stat.h>\n#include <unistd.h>\nnamespace film {\n"
-        "inline bool ask(const char* question, const char* answer) {\n"
-        "    mkdir(question, 0700);\n"
-        "    for (int k = 0; k < 1000 && access(answer, F_OK); k++) usleep(10000);\n"
-        "    return !access(answer, F_OK);\n}\n}\n"
-    )
-    forward = f'y[0] = ask("{question}", "{answer}");'
-    ask = KernelOperation(str(header), inputs={"x": "n"}, makes={"y": "n"}, forward=forward)
-
-    def reply() -> None:
-        while not question.exists():
-            time.sleep(0.01)
-        answer.mkdir()
-
-    thread = threading.Thread(target=reply, daemon=True)
-    thread.start()
-    with jt.no_grad():
-        assert ask(jt.ones((1,))).numpy() == [1]
-    thread.join()
 
 
 @only_cpu
