@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 
+from utils.runtime import processes
+
 # Where things are, how they are compiled, what is logged and traced, and limits: no results depend on these.
 TAKEN = """
 JITTOR_HOME cache_name cc_path nvcc_path mpicc_path gdb_path addr2line_path python_config_path
@@ -42,7 +44,7 @@ IGNORED = {
 def ignore_others() -> str:
     """Remove what is ignored from the environment, and return a line about it; empty if there is nothing."""
     reasons = {name: reason for reason, names in IGNORED.items() for name in names.split()}
-    if os.environ.get("use_mpi") == str(int("OMPI_COMM_WORLD_SIZE" in os.environ)):
+    if os.environ.get("use_mpi") == str(int(processes.by_mpirun())):
         del reasons["use_mpi"]  # what utils.runtime.processes sets, for example in the parent of this process
     found = [(name, os.environ.pop(name), reason) for name, reason in reasons.items() if name in os.environ]
     shown = ", ".join(f"{name}={value} ({reason})" for name, value, reason in found)

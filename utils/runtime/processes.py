@@ -52,6 +52,11 @@ def is_main() -> bool:
     return rank() == 0
 
 
+def by_mpirun() -> bool:
+    """Whether an mpirun that Jittor can use has started this process."""
+    return _number("OMPI_COMM_WORLD_SIZE", 0) > 0
+
+
 def local_count() -> int:
     """The number of processes on this machine."""
     return max(1, _number("OMPI_COMM_WORLD_LOCAL_SIZE", 1))
@@ -84,9 +89,8 @@ def prepare() -> None:
         UserError: started by an mpirun that Jittor cannot use, or mpicc is missing.
     """
     use_threads()
-    together = _number("OMPI_COMM_WORLD_SIZE", 0) > 0
-    os.environ["use_mpi"] = str(int(together))
-    if not together:
+    os.environ["use_mpi"] = str(int(by_mpirun()))
+    if not by_mpirun():
         os.environ.pop("OMPI_COMM_WORLD_SIZE", None)  # Jittor takes any value for an mpirun
         if _number("PMI_SIZE", 1) > 1:
             raise UserError(
