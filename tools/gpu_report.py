@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from tools import gpu_sections as measure
-from tools.doctor import GIB, cores, installed, output_of
+from tools.doctor import GIB, installed, output_of
 from tools.gpu_page import line_of, page_of
 from tools.sections import LEFT_OUT, ROOT, Result, Row, Section, run_section
-from utils.runtime import cuda
+from utils.runtime import cores, cuda
 from utils.runtime.cli import HelpFormatter, path_type, positive, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
@@ -77,7 +77,7 @@ def machine() -> dict[str, Any]:
         "driver": {"cuda": cuda.text_of(found.driver), "nvidia-smi": smi.strip()} if found.driver else None,
         "nvcc": cuda.text_of(found.version) if found.version else None,
         "cpu": cpu[1] if cpu else platform.machine(),
-        "cores": cores(),
+        "cores": cores.usable(),
         "system": platform.platform(),
         "python": platform.python_version(),
         "packages": {name: installed(name) for name in PACKAGES},
@@ -138,9 +138,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = (args.out or Path("gpu_report") / time.strftime("%y_%m_%d_%H_%M_%S")).resolve()
     if folder.exists():
         raise UserError(f"{folder}: exists; name a new folder with --out")
-    folder.mkdir(parents=True)
     about = {"format": 1, "date": time.strftime("%Y-%m-%d"), "device": args.device, "quick": args.quick}
     report = {**about, "machine": machine(), "seconds": 0.0, "sections": {}}
+    folder.mkdir(parents=True)
     chosen = [s for s in sections(args.device, args.quick, folder) if not args.only or s.name in args.only]
     make_report(chosen, args.minutes, folder, report)
     print(f"\nthe page: {folder / 'report.md'}\nall numbers: {folder / 'report.json'}\nthe line to send:")
