@@ -80,6 +80,15 @@ bool GOMP_loop_ull_nonmonotonic_dynamic_start(bool up, ull a, ull b, ull step, u
 }
 bool GOMP_loop_ull_nonmonotonic_dynamic_next(ull* first, ull* last) { return GOMP_loop_ull_static_next(first, last); }
 
+// Jittor loads a kernel with RTLD_DEEPBIND, so that it would find the functions of libgomp first.
+void* dlopen(const char* file, int flags) {
+    static void* (*real)(const char*, int) = (void* (*)(const char*, int))dlsym(RTLD_NEXT, "dlopen");
+    return real(file, flags & ~RTLD_DEEPBIND);
+}
+
+// At its start, Jittor limits the threads to the number of cores.
+void omp_set_num_threads(int) {}
+
 void scaling_clear() { regions.clear(); }
 long scaling_count() { return regions.size(); }
 Region* scaling_regions() { return regions.data(); }
