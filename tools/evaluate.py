@@ -27,7 +27,7 @@ from utils.data.pairs import MODES, find_pairs
 from utils.data.sources import add_link_option
 from utils.data.tasks import TASKS
 from utils.evaluation.baselines import BASELINES
-from utils.evaluation.contact_sheet import PageRow, draw_contact_sheet
+from utils.evaluation.contact_sheet import PageRow, difference_panel, draw_contact_sheet
 from utils.evaluation.evaluate import (
     correlation_line,
     differences,
@@ -162,9 +162,8 @@ def compare_first_two(
     for name in sorted(gaps, key=lambda name: -gaps[name].mean)[:PAIRS_DRAWN]:
         files = {"A": sources[name][0], "B": sources[name][1], first: fused[first][name], second: fused[second][name]}
         images = {title: read_gray(path) for title, path in files.items()}
-        gap = np.abs(images[first] - images[second])
-        white = max(gaps[name].largest, 1)
-        images[f"difference\nwhite: {white} gray levels"] = gap * (255 / white)
+        title, panel = difference_panel(np.abs(images[first] - images[second]), "difference")
+        images[title] = panel
         rows.append(PageRow(name, images, {"mean difference": gaps[name].mean}))
     draw_contact_sheet(rows, f"{first} and {second}", picture)
     worst = max(gaps, key=lambda name: gaps[name].largest)

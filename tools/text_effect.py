@@ -24,7 +24,7 @@ from tqdm import tqdm
 from utils.data.h5 import H5Dataset
 from utils.data.stored import from_stored
 from utils.data.tasks import TASKS
-from utils.evaluation.contact_sheet import PageRow, draw_contact_sheet
+from utils.evaluation.contact_sheet import PageRow, difference_panel, draw_contact_sheet
 from utils.evaluation.evaluate import measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
@@ -171,8 +171,8 @@ def compare_texts(args: argparse.Namespace) -> None:
                 differences[text].append((float(change.mean()), int(change.max())))
                 for name, probe in probed.items():
                     turns[name][text].append(float(np.abs(probe.guidance - own_guidance[name]).sum()))
-                white = max(int(change.max()), 1)
-                pictures[f"{text}\nwhite: {white} gray levels"] = change * (255 / white)
+                title, panel = difference_panel(change, text)
+                pictures[title] = panel
             largest = max(pair[-1][0] for pair in differences.values())
             rows.append((largest, PageRow(sample.name, pictures, {"mean difference": largest})))
             rows = sorted(rows, key=lambda row: -row[0])[:PAIRS_DRAWN]

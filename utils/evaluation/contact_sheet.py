@@ -25,6 +25,15 @@ class PageRow(NamedTuple):
     metrics: Mapping[str, float]
 
 
+def difference_panel(gap: np.ndarray, title: str) -> tuple[str, np.ndarray]:
+    """A column of a row that shows the magnitude of a difference, (H, W) in gray levels: its title, and the image.
+
+    The largest difference is white; the title says how much that is.
+    """
+    white = max(int(gap.max()), 1)
+    return f"{title}\nwhite: {white} gray levels", gap * (255 / white)
+
+
 def draw_contact_sheet(rows: Sequence[PageRow], title: str, path: Path) -> None:
     """Draw the first `MAX_PAIRS` pairs to `path`, one pair per row and one image per column.
 
