@@ -6,7 +6,6 @@
 
 namespace film {
 
-
 inline double bounded_norm(double square) {
     const double lower = MIN_NORM;
     return std::max(std::sqrt(square), lower);
@@ -266,39 +265,18 @@ struct AttentionBackward {
     }
 };
 
-// dM (c, c) = dy v^T, summed over the pixels of an image; dy and v (c, height, width).
-inline std::vector<double> outer_product(const float* dy, const float* v, int c, long height, long width) {
-    const long plane = height * width, ld = vectors(c) * LANES;
-    // One partial sum per thread, added in the order of the threads: the same sum in every run.
-    std::vector<std::vector<double>> parts(omp_get_max_threads(), std::vector<double>(c * c));
-#pragma omp parallel
-    {
-        floats transposed(width * ld);
-        std::vector<double>& part = parts[omp_get_thread_num()];
-#pragma omp for schedule(static)
-        for (long r = 0; r < height; r++) {
-            transpose(v + r * width, plane, c, width, transposed.data(), ld);
-            outer_add(dy + r * width, plane, c, width, transposed.data(), ld, c, part.data());
-        }
-    }
-    for (size_t thread = 1; thread < parts.size(); thread++) add_to(parts[0], parts[thread]);
-    return parts[0];
-}
-
-// The backward pass of y = x + M v: dx = dy + the pipeline's gradient. grads.x must not be dy.
+// The backward pass of y = x + M v: dx = dy + the pipeline's gradient. dm is the gradient of M (c, c) for each image.
 inline void channel_attention_backward(
-    const ChannelAttention& layer, const float* x, const float* v, const std::vector<Scores>& scores, const float* dy,
-    long height, long width, ChannelAttentionGrads grads
+    const ChannelAttention& layer, const float* x, const std::vector<Scores>& scores,
+    const std::vector<std::vector<double>>& dm, const float* dy, long height, long width, ChannelAttentionGrads grads
 ) {
     const Expansion& expansion = layer.expansion;
     const int c = layer.c();
     const long batch = scores.size(), plane = height * width;
-    std::memcpy(grads.x, dy, batch * c * plane * sizeof(float));
     std::vector<double> project(c * c), temperature(layer.heads);
     std::vector<AttentionBackward> backward;
     for (long b = 0; b < batch; b++) {
-        const long at = b * c * plane;
-        backward.emplace_back(layer, scores[b], outer_product(dy + at, v + at, c, height, width));
+        backward.emplace_back(layer, scores[b], dm[b]);
         add_to(project, backward.back().project);
         add_to(temperature, backward.back().temperature);
     }
@@ -311,20 +289,21 @@ inline void channel_attention_backward(
     {
         BackwardRows rows(expansion, height, width);
         ImageRows input(c, height, width);
-        RowBuffer dy_row(c, width), qk(2 * c, width);
+        RowBuffer qk(2 * c, width);
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < all.size(); k++) {
             const long offset = all[k].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
             input.image = x + offset;
-            rows.run(input, all[k], grads.x + offset, [&](long r, const ThreeRows& expanded, RowBuffer& dz, bool) {
+            auto row = [&](long, const ThreeRows& expanded, RowBuffer& dy_row, RowBuffer& dz, bool inside) {
                 for (int i = 0; i < 2 * c; i++) {
                     expanded.correlate(i, expansion.depthwise + i * 9, qk[i]);
                     qk.clear_tail(i);
                 }
-                dy_row.read(dy + offset + r * width, plane, c);
                 backward[all[k].image].row(qk, dy_row, dz);
-            });
+                for (int i = 0; inside && i < expansion.e; i++) rows.depthwise_grad(expanded, dz, i);
+            };
+            rows.run(input, all[k], dy + offset, grads.x + offset, row, [](long, RowBuffer&) {});
             parts[k] = rows.grad;
         }
     }

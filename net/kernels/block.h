@@ -29,10 +29,9 @@ inline void transformer_block_backward(
 ) {
     std::vector<Scores> scores(batch, Scores(layer.attention.heads, layer.attention.dim()));
     for (long b = 0; b < batch; b++) scores[b].read(saved + b * scores[b].size());
-    feed_forward_backward(
-        layer.feed_forward, AttentionOutput(layer.attention, x, v, scores, height, width), dy, feed_forward
-    );
-    channel_attention_backward(layer.attention, x, v, scores, feed_forward.x, height, width, attention);
+    const AttentionOutput middle(layer.attention, x, v, scores, height, width);
+    auto dm = feed_forward_backward(layer.feed_forward, middle, dy, feed_forward);
+    channel_attention_backward(layer.attention, x, scores, dm, feed_forward.x, height, width, attention);
 }
 
 }  // namespace film

@@ -57,7 +57,9 @@ struct FeedForwardGrads {
 // backward: dgated = contract^T dy,  dcontract = sum over pixels of dy gated^T
 //           dz1 = dgated * z2 * gelu'(z1),  dz2 = dgated * gelu(z1)
 //           dx = dy + the pipeline's gradient
-inline void feed_forward_backward(
+//
+// Returns, for each image, dM (c, c) = sum over pixels of dx v^T, from which the backward pass of the attention starts.
+inline std::vector<std::vector<double>> feed_forward_backward(
     const FeedForward& layer, const AttentionOutput& x, const float* dy, FeedForwardGrads grads
 ) {
     const Expansion& expansion = layer.expansion;
@@ -65,27 +67,25 @@ inline void feed_forward_backward(
     const long height = x.height, width = x.width, batch = x.m.size(), plane = height * width;
     const long ld = vectors(c) * LANES;
     auto all = bands(batch, height);
-    std::memcpy(grads.x, dy, batch * c * plane * sizeof(float));
     std::vector<ExpansionGrad> parts(all.size(), ExpansionGrad(expansion));
     // dcontract transposed, (hidden, c)
     std::vector<std::vector<double>> contract_parts(all.size(), std::vector<double>((size_t)hidden * c));
+    std::vector<std::vector<double>> dm_parts(all.size(), std::vector<double>(c * c));
 #pragma omp parallel
     {
         BackwardRows rows(expansion, height, width);
         AttentionOutputRows input(x);
         Packed contract_transposed(layer.contract, hidden, c, hidden, true);
-        RowBuffer dy_row(c, width), dgated(hidden, width), gated(hidden, width);
+        RowBuffer dgated(hidden, width), gated(hidden, width);
         floats transposed(width * ld);
-        const long nv = dy_row.nv;
+        const long nv = gated.nv;
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < all.size(); k++) {
             const long offset = all[k].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
             input.image = all[k].image;
-            float* dx = grads.x + offset;
-            rows.run(input, all[k], dx, [&](long r, const ThreeRows& expanded, RowBuffer& dz, bool inside) {
+            auto row = [&](long, const ThreeRows& expanded, RowBuffer& dy_row, RowBuffer& dz, bool inside) {
                 const float* w = expansion.depthwise;
-                dy_row.read(dy + offset + r * width, plane, c);
                 gemm(contract_transposed, dy_row.matrix(), width, dgated[0], dgated.stride);
                 for (int i = 0; i < hidden; i++) {
                     const Window first = expanded.window(i, w + i * 9);
@@ -99,23 +99,34 @@ inline void feed_forward_backward(
                         store(to_dz1 + v * LANES, d * z2 * gelu_slope(z1, n));
                         store(to_dz2 + v * LANES, d * gelu(z1, n));
                     }
+                    if (!inside) continue;
+                    rows.depthwise_grad(expanded, dz, i);
+                    rows.depthwise_grad(expanded, dz, i + hidden);
                 }
                 if (!inside) return;
                 transpose(dy_row[0], dy_row.stride, c, width, transposed.data(), ld);
                 outer_add(gated[0], gated.stride, hidden, width, transposed.data(), ld, c, contract_parts[k].data());
-            });
+            };
+            auto done = [&](long r, RowBuffer& dx) {
+                transpose(x.v + offset + r * width, plane, c, width, transposed.data(), ld);
+                outer_add(dx[0], dx.stride, c, width, transposed.data(), ld, c, dm_parts[k].data());
+            };
+            rows.run(input, all[k], dy + offset, grads.x + offset, row, done);
             parts[k] = rows.grad;
         }
     }
     ExpansionGrad total(expansion);
     std::vector<double> contract((size_t)hidden * c);
+    std::vector<std::vector<double>> dm(batch, std::vector<double>(c * c));
     for (size_t k = 0; k < all.size(); k++) {
         total.add(parts[k]);
         add_to(contract, contract_parts[k]);
+        add_to(dm[all[k].image], dm_parts[k]);
     }
     total.write_to(grads);
     for (int i = 0; i < hidden; i++)
         for (int o = 0; o < c; o++) grads.contract[o * hidden + i] = (float)contract[(size_t)i * c + o];
+    return dm;
 }
 
 }  // namespace film

@@ -228,55 +228,60 @@ inline void depthwise_row_grad(const ThreeRows& x, int channel, const float* dz,
 
 // The backward pipeline of one thread. It computes the forward rows again and follows them with the gradients:
 //
-//     forward:  x -> normed -> expanded -> z
-//     backward: dx <- dnormed <- dexpanded <- dz
+//     forward:  x -> normed -> expanded -> z          y = x + (...)
+//     backward: dx <- dnormed <- dexpanded <- dz      dx = dy + the pipeline's gradient
 struct BackwardRows {
     ForwardRows forward;
     const Expansion& layer;
     Packed expand_transposed;
     floats flipped;     // the depthwise windows, rotated by 180 degrees
     floats transposed;  // a row of `normed`: (width, c)
+    ImageRows dy;
     Ring normed, dz;
-    RowBuffer dexpanded, dnormed;
-    long ld;  // of `transposed`
+    RowBuffer dexpanded, dx;  // dx: first the gradient of the normalised row, then of the input
+    long ld;                  // of `transposed`
     ExpansionGrad grad;
 
     BackwardRows(const Expansion& l, long height, long width)
         : forward(l, height, width), layer(l), expand_transposed(l.expand, l.c, l.e, l.c, true),
-          flipped((size_t)l.e * 9), normed(l.c, width), dz(l.e, width), dexpanded(l.e, width), dnormed(l.c, width),
-          ld(vectors(l.c) * LANES), grad(l) {
+          flipped((size_t)l.e * 9), dy(l.c, height, width), normed(l.c, width), dz(l.e, width), dexpanded(l.e, width),
+          dx(l.c, width), ld(vectors(l.c) * LANES), grad(l) {
         transposed.resize(width * ld);
         for (int i = 0; i < l.e; i++)
             for (int t = 0; t < 9; t++) flipped[i * 9 + t] = l.depthwise[i * 9 + 8 - t];
     }
 
-    // Add a band's gradients to dx, which must hold the gradient that reaches x on other ways (the residual), and to
-    // `grad`. input(r) returns row r of x and keeps the last three in input.rows.
+    // Write a band's rows of dx, and add the gradients of its weights to `grad`. input(r) returns row r of x and keeps
+    // the last three in input.rows. dy_image is the gradient of this half's output, dx_image that of its input.
     //
-    // row(r, expanded rows around r, dz[r], inside) writes dz[r], the gradient of the depthwise convolution's output,
-    // with zeros in the tail. It is also called for the row before and the row after the band, which the neighbouring
-    // bands compute too: `inside` is false then, and the gradients of the caller's own weights must not be summed.
-    template <class Input, class Row>
-    void run(Input& input, const Band& band, float* dx, Row row) {
+    // row(r, expanded rows around r, dy row, dz[r], inside) writes dz[r], the gradient of the depthwise convolution's
+    // output, with zeros in the tail; if `inside`, it calls depthwise_grad for every channel, as soon as it has written
+    // it: the rows are still in the cache. It is also called for the row before and the row after the band, which the
+    // neighbouring bands compute too: `inside` is false then, and gradients of weights must not be summed.
+    //
+    // done(r, dx row) is called when row r of dx is complete.
+    template <class Input, class Row, class Done>
+    void run(Input& input, const Band& band, const float* dy_image, float* dx_image, Row row, Done done) {
         long first = band.first, last = band.last;
+        dy.image = dy_image;
         forward.fill(input, first - 2, normed[first - 2]);
         forward.fill(input, first - 1, normed[first - 1]);
         for (long r = first - 1; r <= last; r++) {
             // Row r + 1 overwrites row r - 2 of `normed` and `expanded`, which is no longer needed.
             forward.fill(input, r + 1, normed[r + 1]);
-            bool inside = r >= first && r < last;
             if (r < 0 || r >= forward.height)
                 dz[r].zero();
             else
-                row(r, forward.expanded.around(r), dz[r], inside);
-            if (inside) depthwise_grad(forward.expanded.around(r), dz[r]);
-            if (r - 1 >= first) input_row_grad(input, r - 1, dx);
+                row(r, forward.expanded.around(r), dy(r), dz[r], r >= first && r < last);
+            if (r - 1 < first) continue;
+            input_row_grad(input, r - 1);
+            dx.write(dx_image + (r - 1) * forward.width, forward.plane, layer.c);
+            done(r - 1, dx);
         }
     }
 
-    void depthwise_grad(const ThreeRows& expanded, RowBuffer& dz_row) {
-        for (int i = 0; i < layer.e; i++)
-            depthwise_row_grad(expanded, i, dz_row[i], dz_row.nv, &grad.depthwise[i * 9]);
+    void depthwise_grad(const ThreeRows& expanded, RowBuffer& dz_row, int channel) {
+        depthwise_row_grad(expanded, channel, dz_row[channel], dz_row.nv, &grad.depthwise[channel * 9]);
     }
 
     // Row r of dx, from rows r - 1 to r + 1 of dz:
@@ -285,7 +290,7 @@ struct BackwardRows {
     // backward: dexpanded = correlation of dz with the flipped windows
     //           dW = dexpanded normed^T,  dnormed = W^T dexpanded
     template <class Input>
-    void input_row_grad(Input& input, long r, float* dx) {
+    void input_row_grad(Input& input, long r) {
         ThreeRows around = dz.around(r);
         for (int i = 0; i < layer.e; i++) {
             around.correlate(i, &flipped[i * 9], dexpanded[i]);
@@ -295,23 +300,25 @@ struct BackwardRows {
         outer_add(
             dexpanded[0], dexpanded.stride, layer.e, forward.width, transposed.data(), ld, layer.c, grad.expand.data()
         );
-        gemm(expand_transposed, dexpanded.matrix(), forward.width, dnormed[0], dnormed.stride);
-        norm_grad(input.rows[r], dx + r * forward.width);
+        gemm(expand_transposed, dexpanded.matrix(), forward.width, dx[0], dx.stride);
+        norm_grad(input.rows[r], dy.rows[r]);
     }
 
     // Per pixel, with hat = (x - mean) * scale, means over its c channels, and g = dnormed * weight:
     //
     // forward:  normed = hat * weight + bias
-    // backward: dx = scale * (g - mean(g) - hat * mean(g * hat))
+    // backward: dx = dy + scale * (g - mean(g) - hat * mean(g * hat))
     //           dweight = sum over pixels of dnormed * hat,  dbias = sum over pixels of dnormed
-    void norm_grad(RowBuffer& x, float* dx) {
+    //
+    // dnormed is in `dx`, which becomes dx.
+    void norm_grad(RowBuffer& x, RowBuffer& dy_row) {
         int c = layer.c;
         std::vector<vec, AlignedAllocator<vec>> dweight(c, vec{}), dbias(c, vec{});
         for (long v = 0; v < x.nv; v++) {
             NormStatistics s = norm_statistics(x, c, v);
             vec mean_g{}, mean_g_hat{};
             for (int i = 0; i < c; i++) {
-                vec hat = (load(x[i] + v * LANES) - s.mean) * s.scale, d = load(dnormed[i] + v * LANES);
+                vec hat = (load(x[i] + v * LANES) - s.mean) * s.scale, d = load(dx[i] + v * LANES);
                 dweight[i] += d * hat;
                 dbias[i] += d;
                 mean_g += d * layer.norm_weight[i];
@@ -320,15 +327,14 @@ struct BackwardRows {
             mean_g *= 1.0f / c;
             mean_g_hat *= 1.0f / c;
             for (int i = 0; i < c; i++) {
-                vec hat = (load(x[i] + v * LANES) - s.mean) * s.scale, d = load(dnormed[i] + v * LANES);
-                store(dnormed[i] + v * LANES, s.scale * (d * layer.norm_weight[i] - mean_g - hat * mean_g_hat));
+                vec hat = (load(x[i] + v * LANES) - s.mean) * s.scale, d = load(dx[i] + v * LANES);
+                vec through = s.scale * (d * layer.norm_weight[i] - mean_g - hat * mean_g_hat);
+                store(dx[i] + v * LANES, load(dy_row[i] + v * LANES) + through);
             }
         }
         for (int i = 0; i < c; i++) {
             grad.norm_weight[i] += sum_lanes(dweight[i]);
             grad.norm_bias[i] += sum_lanes(dbias[i]);
-            float *to = dx + i * forward.plane, *from = dnormed[i];
-            for (long p = 0; p < forward.width; p++) to[p] += from[p];
         }
     }
 };
