@@ -58,12 +58,14 @@ inline NormStatistics norm_statistics(RowBuffer& x, int channels, long v) {
 }
 
 // normed = (x - mean) * scale * weight + bias for a row, with the mean and scale of each pixel. The tail of `normed` is
-// zeroed.
+// zeroed. The backward pass needs mean and scale again: two more channels of `normed` take them.
 inline void norm_row(RowBuffer& x, int channels, const float* weight, const float* bias, RowBuffer& normed) {
     for (long v = 0; v < x.nv; v++) {
         NormStatistics s = norm_statistics(x, channels, v);
         for (int i = 0; i < channels; i++)
             store(normed[i] + v * LANES, (load(x[i] + v * LANES) - s.mean) * s.scale * weight[i] + bias[i]);
+        store(normed[channels] + v * LANES, s.mean);
+        store(normed[channels + 1] + v * LANES, s.scale);
     }
     for (int i = 0; i < channels; i++) normed.clear_tail(i);
 }
@@ -152,7 +154,7 @@ struct ForwardRows {
 
     ForwardRows(const Expansion& l, long height_, long width_)
         : layer(l), height(height_), width(width_), plane(height_ * width_), expand(l.expand, l.e, l.c, l.c),
-          normed(l.c, width_), expanded(l.e, width_) {}
+          normed(l.c + 2, width_), expanded(l.e, width_) {}
 
     // norm = row r of the input, normalised; its expansion enters the ring. input(r) returns the row. Rows outside the
     // image are zeros: the padding of the depthwise convolution.
@@ -244,7 +246,7 @@ struct BackwardRows {
 
     BackwardRows(const Expansion& l, long height, long width)
         : forward(l, height, width), layer(l), expand_transposed(l.expand, l.c, l.e, l.c, true),
-          flipped((size_t)l.e * 9), dy(l.c, height, width), normed(l.c, width), dz(l.e, width), dexpanded(l.e, width),
+          flipped((size_t)l.e * 9), dy(l.c, height, width), normed(l.c + 2, width), dz(l.e, width), dexpanded(l.e, width),
           dx(l.c, width), ld(vectors(l.c) * LANES), grad(l) {
         transposed.resize(width * ld);
         for (int i = 0; i < l.e; i++)
@@ -301,7 +303,7 @@ struct BackwardRows {
             dexpanded[0], dexpanded.stride, layer.e, forward.width, transposed.data(), ld, layer.c, grad.expand.data()
         );
         gemm(expand_transposed, dexpanded.matrix(), forward.width, dx[0], dx.stride);
-        norm_grad(input.rows[r], dy.rows[r]);
+        norm_grad(input.rows[r], normed[r], dy.rows[r]);
     }
 
     // Per pixel, with hat = (x - mean) * scale, means over its c channels, and g = dnormed * weight:
@@ -311,11 +313,11 @@ struct BackwardRows {
     //           dweight = sum over pixels of dnormed * hat,  dbias = sum over pixels of dnormed
     //
     // dnormed is in `dx`, which becomes dx.
-    void norm_grad(RowBuffer& x, RowBuffer& dy_row) {
+    void norm_grad(RowBuffer& x, RowBuffer& norm, RowBuffer& dy_row) {
         int c = layer.c;
         std::vector<vec, AlignedAllocator<vec>> dweight(c, vec{}), dbias(c, vec{});
         for (long v = 0; v < x.nv; v++) {
-            NormStatistics s = norm_statistics(x, c, v);
+            const NormStatistics s{load(norm[c] + v * LANES), load(norm[c + 1] + v * LANES)};
             vec mean_g{}, mean_g_hat{};
             for (int i = 0; i < c; i++) {
                 vec hat = (load(x[i] + v * LANES) - s.mean) * s.scale, d = load(dx[i] + v * LANES);
