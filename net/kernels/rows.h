@@ -13,18 +13,20 @@ namespace film {
 
 // One image row of every channel, each as LANES zeros, the row's `width` pixels, and zeros up to `stride`. So vectors
 // may be read one pixel to the left and right of the row and to the end of its last vector. The stride is an odd number
-// of vectors, so that the channels of a pixel lie in different sets of the cache.
+// of vectors, so that the channels of a pixel lie in different sets of the cache. The pixels are not set at first.
 struct RowBuffer {
-    long width, nv, stride;  // nv: vectors that hold a row
-    floats data;
+    long width, nv, stride, size;  // nv: vectors that hold a row; size: of all channels
+    unset_floats data;
 
-    RowBuffer(int channels, long width_) : width(width_), nv(vectors(width_)) {
-        stride = ((nv + 2) | 1) * LANES;
-        data.assign(channels * stride + LANES, 0.0f);
+    RowBuffer(int channels, long width_)
+        : width(width_), nv(vectors(width_)), stride(((nv + 2) | 1) * LANES), size(channels * stride + LANES),
+          data(size) {
+        std::fill(data.data, data.data + LANES, 0.0f);
+        for (int i = 0; i < channels; i++) std::fill((*this)[i] + width, (*this)[i] + stride, 0.0f);
     }
-    float* operator[](long channel) { return data.data() + channel * stride + LANES; }
+    float* operator[](long channel) { return data.data + channel * stride + LANES; }
     Strided matrix() { return {(*this)[0], stride}; }
-    void zero() { std::fill(data.begin(), data.end(), 0.0f); }
+    void zero() { std::fill(data.data, data.data + size, 0.0f); }
     // Copy a row from or to an image, whose channels are `plane` floats apart. read leaves the tail as it is.
     void read(const float* image, long plane, int channels) {
         for (int i = 0; i < channels; i++) std::memcpy((*this)[i], image + i * plane, width * sizeof(float));
@@ -100,7 +102,9 @@ struct ThreeRows {  // consecutive rows of an image
 
 struct Ring {  // the last three rows of an image; row r overwrites row r - 3
     std::vector<RowBuffer> rows;
-    Ring(int channels, long width) : rows(3, RowBuffer(channels, width)) {}
+    Ring(int channels, long width) {
+        for (int i = 0; i < 3; i++) rows.emplace_back(channels, width);
+    }
     RowBuffer& operator[](long r) { return rows[(r + 3) % 3]; }
     ThreeRows around(long r) { return {&(*this)[r - 1], &(*this)[r], &(*this)[r + 1]}; }
 };
