@@ -134,8 +134,8 @@ class GuidedBranch(jt.nn.Module):
         batch, _, height, width = x.shape
         f = self.restormer(self.prelu1(self.conv1(x)))  # (b, 32, H, W)
         tokens = self.image_to_text(f)  # (b, 13824, 256)
-        guidance = ops.l1_normalize(self.cross_attention(text, tokens))  # (b, 1, 256)
-        g = (tokens * guidance).reshape((batch, -1, *STAGE_SIZE))  # (b, 32, 288, 384)
+        pooled = self.cross_attention(text, tokens)  # (b, 1, 256)
+        g = ops.guide(tokens, pooled).reshape((batch, -1, *STAGE_SIZE))  # (b, 32, 288, 384)
         g = ops.nearest_resize(g, (height, width))
         # prelu3(conv3([f, prelu2(conv2(g)) + f])), in one pass over the pixels
         return ops.merge(
@@ -227,6 +227,6 @@ class Net(jt.nn.Module):
         a, b = imageA, imageB
         for stage in (self.restormerca1, self.restormerca2, self.restormerca3):
             a, b = stage(a, b, text)
-        x = self.restormer1(jt.concat([a, b], dim=1))  # (b, 64, H, W)
+        x = self.restormer1(ops.concat_channels(a, b))  # (b, 64, H, W)
         x = self.restormer3(self.restormer2(self.conv1(x)))  # (b, 32, H, W)
         return jt.sigmoid(self.conv2(x))

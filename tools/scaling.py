@@ -4,11 +4,12 @@
     python -m tools.scaling --threads 1 2 8    # others
 
 It needs no more cores than there are. Each number of threads is run here, and of every parallel region (OpenMP) the
-processor time of its slowest thread is taken: threads that share a core wait, but waiting is not processor time. The
-model's time of an image is the sum of these, plus the time of the main thread outside all regions. So it contains how
-evenly the work is divided, the rows that neighbouring bands both compute, and the serial parts. It leaves out memory,
-which all threads share, and the time to wake threads. Loops with dynamic schedule are dealt out in turn: on a shared
-core the first thread would take all their work. With as many threads as cores, the clock can check the model.
+processor time of its slowest thread is taken, from one barrier to the next: threads that share a core wait, but waiting
+is not processor time. The model's time of an image is the sum of these, plus the time of the main thread outside all
+regions. So it contains how evenly the work is divided, the rows that neighbouring bands both compute, and the serial
+parts. It leaves out memory, which all threads share, and the time to wake threads. Loops with dynamic schedule are
+dealt out in turn: on a shared core the first thread would take all their work. With as many threads as cores, the clock
+can check the model.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from utils.runtime import cores, processes
 from utils.runtime.cli import HelpFormatter, positive_int, run_command
 from utils.runtime.errors import UserError
 
-# Takes the place of the functions that GCC calls for a parallel region and for a loop with dynamic schedule.
+# Takes the place of the functions that GCC calls for a parallel region, for a barrier and for a loop with dynamic
+# schedule.
 INTERPOSER = r"""
 #include <algorithm>
 #include <dlfcn.h>
@@ -47,23 +49,49 @@ static double seconds() {
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
-struct Body { void (*code)(void*); void* data; std::vector<double> time; };
+// A thread's part of a region: the time that it has taken up to each barrier, and up to the end.
+struct Part { double start; std::vector<double> times; };
+static thread_local Part* part = nullptr;
+struct Body { void (*code)(void*); void* data; std::vector<Part> parts; };
 static void timed(void* p) {
     Body* body = (Body*)p;
-    double start = seconds();
+    part = &body->parts[omp_get_thread_num()];
+    part->start = seconds();
     body->code(body->data);
-    body->time[omp_get_thread_num()] = seconds() - start;
+    part->times.push_back(seconds() - part->start);
+    part = nullptr;
+}
+static void at_barrier(void (*real)()) {
+    Part* mine = part;
+    if (mine) mine->times.push_back(seconds() - mine->start);
+    real();
+    if (mine) mine->start = seconds();
 }
 
 extern "C" {
 typedef void Parallel(void (*)(void*), void*, unsigned, unsigned);
 void GOMP_parallel(void (*code)(void*), void* data, unsigned threads, unsigned flags) {
     static Parallel* real = (Parallel*)dlsym(RTLD_NEXT, "GOMP_parallel");
-    Body body{code, data, std::vector<double>(omp_get_max_threads())};
+    Body body{code, data, std::vector<Part>(omp_get_max_threads())};
     real(timed, &body, threads, flags);
-    Region region{(void*)code, 0, 0, body.time[0]};
-    for (double t : body.time) region.longest = std::max(region.longest, t), region.total += t;
+    Region region{(void*)code, 0, 0, 0};
+    for (size_t i = 0; i < body.parts[0].times.size(); i++) {
+        double longest = 0;
+        for (Part& each : body.parts)
+            if (i < each.times.size()) longest = std::max(longest, each.times[i]), region.total += each.times[i];
+        region.longest += longest;
+        region.main += body.parts[0].times[i];
+    }
     regions.push_back(region);
+}
+// The barriers: of their own, and at the end of a loop with dynamic schedule.
+void GOMP_barrier() {
+    static void (*real)() = (void (*)())dlsym(RTLD_NEXT, "GOMP_barrier");
+    at_barrier(real);
+}
+void GOMP_loop_end() {
+    static void (*real)() = (void (*)())dlsym(RTLD_NEXT, "GOMP_loop_end");
+    at_barrier(real);
 }
 // A loop of signed and one of unsigned indices.
 typedef unsigned long long ull;

@@ -122,30 +122,34 @@ inline std::vector<Scores> channel_attention_scores(
 ) {
     const int c = layer.c();
     const long plane = height * width;
-    auto all = bands(batch, height);
-    std::vector<Scores> parts(all.size(), Scores(layer.heads, layer.dim()));
+    const Patches patches(batch, height, width);
+    std::vector<Scores> parts(patches.all.size(), Scores(layer.heads, layer.dim()));
 #pragma omp parallel
     {
-        ForwardRows rows(layer.expansion, height, width);
-        ImageRows input(c, height, width);
-        RowBuffer z(3 * c, width);  // q, k, v
+        ForwardRows rows(layer.expansion, height, patches.window);
+        ImageRows input(c, height, width, patches.window);
+        RowBuffer z(3 * c, patches.window);  // q, k, v
 #pragma omp for schedule(dynamic)
-        for (size_t k = 0; k < all.size(); k++) {
-            const long offset = all[k].image * c * plane;
-            input.image = x + offset;
-            rows.run(input, all[k], [&](long r, const ThreeRows& expanded) {
+        for (size_t k = 0; k < parts.size(); k++) {
+            const Patch& patch = patches.all[k];
+            const long offset = patch.band.image * c * plane;
+            input.image = x + offset + patch.start;
+            rows.run(input, patch.band, [&](long r, const ThreeRows& expanded) {
                 for (int i = 0; i < 3 * c; i++) {
                     expanded.correlate(i, layer.expansion.depthwise + i * 9, z[i]);
-                    z.clear_tail(i);
+                    z.keep(i, patch.first(), patch.last());
                 }
                 parts[k].add_row(z);
+                float* v = v_out + offset + r * width + patch.left;
                 for (int i = 0; i < c; i++)
-                    std::memcpy(v_out + offset + i * plane + r * width, z[2 * c + i], width * sizeof(float));
+                    std::memcpy(
+                        v + i * plane, z[2 * c + i] + patch.first(), (patch.right - patch.left) * sizeof(float)
+                    );
             });
         }
     }
     std::vector<Scores> scores(batch, Scores(layer.heads, layer.dim()));
-    for (size_t k = 0; k < all.size(); k++) scores[all[k].image].add(parts[k]);
+    for (size_t k = 0; k < parts.size(); k++) scores[patches.all[k].band.image].add(parts[k]);
     return scores;
 }
 
@@ -166,20 +170,22 @@ struct AttentionOutput {
     }
 };
 
-// The rows of that output in one image, as input of the second half's pipeline. The last three are kept.
+// The rows of that output in one image, as input of the second half's pipeline, or `window` pixels of each from column
+// `start`. The last three are kept.
 struct AttentionOutputRows {
     const AttentionOutput& all;
-    long image = 0;
+    long image = 0, start = 0;
     Ring rows;
     RowBuffer v_row;
-    explicit AttentionOutputRows(const AttentionOutput& a) : all(a), rows(a.c, a.width), v_row(a.c, a.width) {}
+    explicit AttentionOutputRows(const AttentionOutput& a) : AttentionOutputRows(a, a.width) {}
+    AttentionOutputRows(const AttentionOutput& a, long window) : all(a), rows(a.c, window), v_row(a.c, window) {}
 
     RowBuffer& operator()(long r) {
-        const long plane = all.height * all.width, at = image * all.c * plane + r * all.width;
+        const long plane = all.height * all.width, at = image * all.c * plane + r * all.width + start;
         RowBuffer& row = rows[r];
         row.read(all.x + at, plane, all.c);
         v_row.read(all.v + at, plane, all.c);
-        gemm(all.m[image], v_row.matrix(), all.width, row[0], row.stride, true);
+        gemm(all.m[image], v_row.matrix(), row.width, row[0], row.stride, true);
         return row;
     }
 };

@@ -14,19 +14,22 @@ struct FeedForward {
 inline void feed_forward(const FeedForward& layer, const AttentionOutput& x, float* y) {
     const int c = layer.expansion.c, hidden = layer.hidden();
     const long height = x.height, width = x.width, batch = x.m.size(), plane = height * width;
-    auto all = bands(batch, height);
+    const Patches patches(batch, height, width);
+    const long window = patches.window;
 #pragma omp parallel
     {
-        ForwardRows rows(layer.expansion, height, width);
-        AttentionOutputRows input(x);
+        ForwardRows rows(layer.expansion, height, window);
+        AttentionOutputRows input(x, window);
         Packed contract(layer.contract, c, hidden, hidden);
-        RowBuffer gated(hidden, width), result(c, width);
+        RowBuffer gated(hidden, window), result(c, window);
         const long nv = gated.nv;
 #pragma omp for schedule(dynamic)
-        for (size_t k = 0; k < all.size(); k++) {
-            float* target = y + all[k].image * c * plane;
-            input.image = all[k].image;
-            rows.run(input, all[k], [&](long r, const ThreeRows& expanded) {
+        for (size_t k = 0; k < patches.all.size(); k++) {
+            const Patch& patch = patches.all[k];
+            float* target = y + patch.band.image * c * plane + patch.start;
+            input.image = patch.band.image;
+            input.start = patch.start;
+            rows.run(input, patch.band, [&](long r, const ThreeRows& expanded) {
                 const float* w = layer.expansion.depthwise;
                 for (int i = 0; i < hidden; i++) {
                     const Window first = expanded.window(i, w + i * 9);
@@ -37,11 +40,11 @@ inline void feed_forward(const FeedForward& layer, const AttentionOutput& x, flo
                         store(to + v * LANES, gelu(z1, normal(z1)) * second.at(v));
                     }
                 }
-                gemm(contract, gated.matrix(), width, result[0], result.stride);
+                gemm(contract, gated.matrix(), window, result[0], result.stride);
                 for (int i = 0; i < c; i++) {
                     const float *from = input.rows[r][i], *add = result[i];
                     float* to = target + i * plane + r * width;
-                    for (long p = 0; p < width; p++) to[p] = from[p] + add[p];
+                    for (long p = patch.first(); p < patch.last(); p++) to[p] = from[p] + add[p];
                 }
             });
         }

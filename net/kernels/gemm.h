@@ -30,15 +30,22 @@ struct Packed {
     }
 
     void pack(const float* weight, int rows_, int columns_, long ld, bool transposed = false) {
+        reserve(rows_, columns_);
+        for (int p = 0; p < panels; p++) pack_panel(p, weight, ld, transposed);
+    }
+
+    // pack in two steps, so that threads can share the panels.
+    void reserve(int rows_, int columns_) {
         rows = rows_;
         columns = columns_;
         panels = (rows + PANEL - 1) / PANEL;
         data.assign((size_t)panels * columns * PANEL, 0.0f);
-        for (int p = 0; p < panels; p++)
-            for (int i = first(p); i < first(p + 1); i++)
-                for (int j = 0; j < columns; j++)
-                    data[((size_t)p * columns + j) * PANEL + i - first(p)] =
-                        transposed ? weight[j * ld + i] : weight[i * ld + j];
+    }
+    void pack_panel(int p, const float* weight, long ld, bool transposed = false) {
+        for (int i = first(p); i < first(p + 1); i++)
+            for (int j = 0; j < columns; j++)
+                data[((size_t)p * columns + j) * PANEL + i - first(p)] =
+                    transposed ? weight[j * ld + i] : weight[i * ld + j];
     }
 
     // The first row of a panel.

@@ -13,18 +13,20 @@ namespace film {
 
 // One image row of every channel, each as LANES zeros, the row's `width` pixels, and zeros up to `stride`. So vectors
 // may be read one pixel to the left and right of the row and to the end of its last vector. The stride is an odd number
-// of vectors, so that the channels of a pixel lie in different sets of the cache.
+// of vectors, so that the channels of a pixel lie in different sets of the cache. The pixels are not set at first.
 struct RowBuffer {
-    long width, nv, stride;  // nv: vectors that hold a row
-    floats data;
+    long width, nv, stride, size;  // nv: vectors that hold a row; size: of all channels
+    unset_floats data;
 
-    RowBuffer(int channels, long width_) : width(width_), nv(vectors(width_)) {
-        stride = ((nv + 2) | 1) * LANES;
-        data.assign(channels * stride + LANES, 0.0f);
+    RowBuffer(int channels, long width_)
+        : width(width_), nv(vectors(width_)), stride(((nv + 2) | 1) * LANES), size(channels * stride + LANES),
+          data(size) {
+        std::fill(data.data, data.data + LANES, 0.0f);
+        for (int i = 0; i < channels; i++) std::fill((*this)[i] + width, (*this)[i] + stride, 0.0f);
     }
-    float* operator[](long channel) { return data.data() + channel * stride + LANES; }
+    float* operator[](long channel) { return data.data + channel * stride + LANES; }
     Strided matrix() { return {(*this)[0], stride}; }
-    void zero() { std::fill(data.begin(), data.end(), 0.0f); }
+    void zero() { std::fill(data.data, data.data + size, 0.0f); }
     // Copy a row from or to an image, whose channels are `plane` floats apart. read leaves the tail as it is.
     void read(const float* image, long plane, int channels) {
         for (int i = 0; i < channels; i++) std::memcpy((*this)[i], image + i * plane, width * sizeof(float));
@@ -33,9 +35,12 @@ struct RowBuffer {
         for (int i = 0; i < channels; i++) std::memcpy(image + i * plane, (*this)[i], width * sizeof(float));
     }
     // Zero the tail: what lies after the row in its last vector.
-    void clear_tail(int channel) {
+    void clear_tail(int channel) { keep(channel, 0, width); }
+    // Zero everything but the pixels first <= p < last.
+    void keep(int channel, long first, long last) {
         float* p = (*this)[channel];
-        for (long i = width; i < nv * LANES; i++) p[i] = 0.0f;
+        for (long i = 0; i < first; i++) p[i] = 0.0f;
+        for (long i = last; i < nv * LANES; i++) p[i] = 0.0f;
     }
 };
 
@@ -102,22 +107,25 @@ struct ThreeRows {  // consecutive rows of an image
 
 struct Ring {  // the last three rows of an image; row r overwrites row r - 3
     std::vector<RowBuffer> rows;
-    Ring(int channels, long width) : rows(3, RowBuffer(channels, width)) {}
+    Ring(int channels, long width) {
+        for (int i = 0; i < 3; i++) rows.emplace_back(channels, width);
+    }
     RowBuffer& operator[](long r) { return rows[(r + 3) % 3]; }
     ThreeRows around(long r) { return {&(*this)[r - 1], &(*this)[r], &(*this)[r + 1]}; }
 };
 
-// An image whose rows are read when the pipeline asks for them. The last three are kept.
+// An image whose rows are read when the pipeline asks for them, or `window` pixels of each. The last three are kept.
 struct ImageRows {
-    const float* image;
-    long plane;
+    const float* image;  // its first pixel to read
+    long width, plane;
     int channels;
     Ring rows;
-    ImageRows(int channels_, long height, long width)
-        : image(nullptr), plane(height * width), channels(channels_), rows(channels_, width) {}
+    ImageRows(int channels_, long height, long width_) : ImageRows(channels_, height, width_, width_) {}
+    ImageRows(int channels_, long height, long width_, long window)
+        : image(nullptr), width(width_), plane(height * width), channels(channels_), rows(channels_, window) {}
 
     RowBuffer& operator()(long r) {
-        rows[r].read(image + r * rows[r].width, plane, channels);
+        rows[r].read(image + r * width, plane, channels);
         return rows[r];
     }
 };
@@ -143,6 +151,46 @@ inline std::vector<Band> bands(long batch, long height) {
             all.push_back({b, height * i / per_image, height * (i + 1) / per_image});
     return all;
 }
+
+// What a thread computes at a time in a forward pass: the columns left <= p < right of a band. The pipeline computes all
+// `window` pixels from column `start`, which contain these columns and their neighbours in the image.
+struct Patch {
+    Band band;
+    long start, left, right;
+    // In a row of the pipeline, whose first pixel is column `start`.
+    long first() const { return left - start; }
+    long last() const { return right - start; }
+};
+
+struct Patches {
+    long window;
+    std::vector<Patch> all;
+
+    // Neighbouring bands both compute the rows between them, up to `expanded`: about half of the work of two rows for
+    // each band. Neighbouring columns cost more vectors. The cheapest division for the slowest thread is taken; with few
+    // threads, that is one band for each.
+    Patches(long batch, long height, long width) {
+        const long threads = omp_get_max_threads();
+        long rows = 1, columns = 1, least = 0;
+        for (long k = 1; k == 1 || (k <= 4 && width / k >= 4 * LANES); k++)
+            for (long n = 1; n <= std::min(threads, height); n++) {
+                const long each = (batch * k * n + threads - 1) / threads;
+                const long cost = each * ((height + n - 1) / n + 1) * vectors(window_of(width, k));
+                if (least == 0 || cost < least) least = cost, rows = n, columns = k;
+            }
+        window = window_of(width, columns);
+        for (long b = 0; b < batch; b++)
+            for (long i = 0; i < rows; i++)
+                for (long j = 0; j < columns; j++) {
+                    const long left = width * j / columns, right = width * (j + 1) / columns;
+                    const long start = std::min(std::max(left - 1, 0L), width - window);
+                    all.push_back({{b, height * i / rows, height * (i + 1) / rows}, start, left, right});
+                }
+    }
+    static long window_of(long width, long columns) {
+        return columns == 1 ? width : (width + columns - 1) / columns + 2;
+    }
+};
 
 // The forward pipeline of one thread.
 struct ForwardRows {

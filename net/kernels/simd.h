@@ -68,6 +68,7 @@ struct unset_floats {
     explicit unset_floats(size_t n) : data(AlignedAllocator<float>().allocate(n)) {}
     ~unset_floats() { free(data); }
     unset_floats(const unset_floats&) = delete;
+    unset_floats(unset_floats&& other) noexcept : data(other.data) { other.data = nullptr; }
     float& operator[](size_t i) { return data[i]; }
     const float& operator[](size_t i) const { return data[i]; }
 };

@@ -37,6 +37,14 @@ struct TextWeights {
 // of TILE vectors.
 constexpr long TOKEN_CHUNK = 576;
 
+// Tokens that a thread takes at a time, a multiple of TILE vectors and at most TOKEN_CHUNK: with many threads fewer, so
+// that each gets as many.
+inline long thread_chunk(long tokens) {
+    const long threads = omp_get_max_threads(), tile = TILE * LANES;
+    const long each = (tokens + threads * TOKEN_CHUNK - 1) / (threads * TOKEN_CHUNK);  // chunks of a thread
+    return ((tokens + threads * each - 1) / (threads * each) + tile - 1) / tile * tile;
+}
+
 // A matrix (rows, columns) whose rows fill complete vectors, as outer_add reads them: the array itself if they do,
 // otherwise a copy padded with zeros.
 struct PaddedRows {
@@ -68,23 +76,36 @@ struct QueriesAndKeys {
     void project(const TextShape& s, const TextWeights& weights, const float* text, const float* tokens) {
         const int embed = s.embed;
         const float scale = 1.0f / std::sqrt((float)s.dim());
+        const long size = thread_chunk(s.tokens);
         floats text_transposed(embed * ldq);
-        transpose(text, embed, s.queries, embed, text_transposed.data(), ldq);
-        Packed query_weight(weights.query(embed), embed, embed, embed);
-        Packed key_weight(weights.key(embed), embed, embed, embed);
-        gemm(query_weight, Strided{text_transposed.data(), ldq}, s.queries, q.data(), ldq, false, weights.in_bias);
-        for (int i = 0; i < embed; i++)
-            for (long query = 0; query < ldq; query++)
-                q[i * ldq + query] = query < s.queries ? q[i * ldq + query] * scale : 0.0f;
+        Packed key_weight;
+        key_weight.reserve(embed, embed);
 #pragma omp parallel
         {
-            const long ld = TOKEN_CHUNK + LANES;
-            floats chunk(embed * ld);
+#pragma omp for schedule(static) nowait
+            for (int i = 0; i < embed; i += LANES)
+                transpose(text + i, embed, s.queries, std::min(LANES, embed - i), &text_transposed[i * ldq], ldq, false);
 #pragma omp for schedule(static)
-            for (long start = 0; start < s.tokens; start += TOKEN_CHUNK) {
-                long n = std::min(TOKEN_CHUNK, s.tokens - start);
-                transpose(tokens + start * embed, embed, n, embed, chunk.data(), ld);
-                gemm(key_weight, Strided{chunk.data(), ld}, n, &k[start], ldk);
+            for (int p = 0; p < key_weight.panels; p++) key_weight.pack_panel(p, weights.key(embed), embed);
+
+#pragma omp for schedule(static) nowait
+            for (int i = 0; i < embed; i += PANEL) {
+                Packed query_weight(weights.query(embed) + (long)i * embed, std::min(PANEL, embed - i), embed, embed);
+                float* rows = &q[i * ldq];
+                gemm(
+                    query_weight, Strided{text_transposed.data(), ldq}, s.queries, rows, ldq, false, weights.in_bias + i
+                );
+                for (int r = 0; r < query_weight.rows; r++)
+                    for (long query = 0; query < ldq; query++)
+                        rows[r * ldq + query] = query < s.queries ? rows[r * ldq + query] * scale : 0.0f;
+            }
+            const long ld = TOKEN_CHUNK + LANES;
+            unset_floats chunk(embed * ld);
+#pragma omp for schedule(static)
+            for (long start = 0; start < s.tokens; start += size) {
+                long n = std::min(size, s.tokens - start);
+                transpose(tokens + start * embed, embed, n, embed, chunk.data, ld);
+                gemm(key_weight, Strided{chunk.data, ld}, n, &k[start], ldk);
             }
         }
     }
@@ -187,39 +208,59 @@ struct Pooled {
     std::vector<double> tokens, values;
 
     // mean (heads, ldm)
-    Pooled(const TextShape& s, const TextWeights& weights, const PaddedRows& rows, const floats& mean, long ldm)
+    Pooled(const TextShape& s, const TextWeights& weights, const PaddedRows& rows, const float* mean, long ldm)
         : tokens((long)s.heads * s.embed), values(s.embed) {
+        const long size = thread_chunk(s.tokens);
         // One partial sum per thread, added in the order of the threads: the same sum in every run.
-        std::vector<std::vector<double>> parts(omp_get_max_threads(), tokens);
+        std::vector<std::vector<double>> parts(omp_get_max_threads());
 #pragma omp parallel
         {
             std::vector<double>& part = parts[omp_get_thread_num()];
+            part.resize(tokens.size());
 #pragma omp for schedule(static)
-            for (long start = 0; start < s.tokens; start += TOKEN_CHUNK)
+            for (long start = 0; start < s.tokens; start += size)
                 outer_add(
-                    &mean[start], ldm, s.heads, std::min(TOKEN_CHUNK, s.tokens - start), rows[start], rows.ld, s.embed,
+                    mean + start, ldm, s.heads, std::min(size, s.tokens - start), rows[start], rows.ld, s.embed,
                     part.data()
                 );
-        }
-        for (auto& part : parts) add_to(tokens, part);
-        for (int j = 0; j < s.embed; j++) {
-            values[j] = weights.in_bias[2 * s.embed + j];
-            for (int i = 0; i < s.embed; i++)
-                values[j] += weights.value(s.embed)[(long)j * s.embed + i] * tokens[(long)(j / s.dim()) * s.embed + i];
+#pragma omp for schedule(static)
+            for (size_t i = 0; i < tokens.size(); i++)
+                for (auto& each : parts) tokens[i] += each[i];
+#pragma omp for schedule(static)
+            for (int j = 0; j < s.embed; j++) {
+                const float* weight = weights.value(s.embed) + (long)j * s.embed;
+                const double* head_tokens = &tokens[(long)(j / s.dim()) * s.embed];
+                double sum = weights.in_bias[2 * s.embed + j];
+                for (int i = 0; i < s.embed; i++) sum += weight[i] * head_tokens[i];
+                values[j] = sum;
+            }
         }
     }
 };
+
+// The work of the attention for the threads: the panels of queries of each head, in as many groups as make the slowest
+// thread fastest. A group costs about a quarter of a panel, for its own part of the mean.
+inline long query_groups(const TextShape& s) {
+    const long threads = omp_get_max_threads(), panels = (s.queries + PANEL - 1) / PANEL;
+    long best = 1;
+    double least = 1e300;
+    for (long groups = 1; groups <= panels; groups++) {
+        const long units = (s.heads * groups + threads - 1) / threads, size = (panels + groups - 1) / groups;
+        const double cost = units * (size + 0.25);
+        if (cost < least) least = cost, best = groups;
+    }
+    return best;
+}
 
 // text (batch, queries, embed), tokens (batch, tokens, embed) -> y (batch, 1, embed)
 inline void pooled_text_attention(
     const TextShape& s, const TextWeights& weights, const float* text, const float* tokens, float* y
 ) {
-    const long ldm = vectors(s.tokens) * LANES;
+    const long ldm = vectors(s.tokens) * LANES, panels = (s.queries + PANEL - 1) / PANEL, groups = query_groups(s);
     QueriesAndKeys qk(s);
-    floats mean(s.heads * ldm);
+    unset_floats mean(groups * s.heads * ldm);  // of each group, then of all
     for (long b = 0; b < s.batch; b++) {
         const float* image_tokens = tokens + b * s.tokens * s.embed;
-        std::fill(mean.begin(), mean.end(), 0.0f);
         qk.project(s, weights, text + b * s.queries * s.embed, image_tokens);
 #pragma omp parallel
         {
@@ -227,14 +268,24 @@ inline void pooled_text_attention(
             // averaged.
             HeadAttention attention(s, PANEL);
 #pragma omp for schedule(dynamic)
-            for (int head = 0; head < s.heads; head++)
-                for (long query = 0; query < s.queries; query += PANEL) {
-                    const long count = std::min<long>(PANEL, s.queries - query);
+            for (long unit = 0; unit < groups * s.heads; unit++) {
+                const long group = unit / s.heads, head = unit % s.heads;
+                float* part = &mean[unit * ldm];
+                std::fill(part, part + ldm, 0.0f);
+                const long end = std::min(s.queries, panels * (group + 1) / groups * PANEL);
+                for (long query = panels * group / groups * PANEL; query < end; query += PANEL) {
+                    const long count = std::min<long>(PANEL, end - query);
                     attention.compute(s, qk, head, query, count);
-                    attention.add_mean(s, count, &mean[head * ldm]);
+                    attention.add_mean(s, count, part);
                 }
+            }
+#pragma omp for schedule(static)
+            for (long start = 0; start < s.heads * ldm; start += LANES)
+                for (long group = 1; group < groups; group++)
+                    store(&mean[start], load(&mean[start]) + load(&mean[group * s.heads * ldm + start]));
         }
-        Pooled pooled(s, weights, PaddedRows(image_tokens, s.tokens, s.embed), mean, ldm);
+        Pooled pooled(s, weights, PaddedRows(image_tokens, s.tokens, s.embed), mean.data, ldm);
+#pragma omp parallel for schedule(static)
         for (int o = 0; o < s.embed; o++) {
             double sum = weights.out_bias[o];
             for (int i = 0; i < s.embed; i++) sum += weights.out_weight[(long)o * s.embed + i] * pooled.values[i];
@@ -358,7 +409,7 @@ inline void pooled_text_attention_backward(
 
         // The value and output projections' weights, for which the mean is needed.
         const PaddedRows token_rows(image_tokens, s.tokens, embed), text_rows(image_text, s.queries, embed);
-        Pooled pooled(s, weights, token_rows, mean, ldm);
+        Pooled pooled(s, weights, token_rows, mean.data(), ldm);
         for (int j = 0; j < embed; j++) {
             in_bias[2 * embed + j] += dvalues[j];
             out_bias[j] += image_dy[j];

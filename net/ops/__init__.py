@@ -71,7 +71,8 @@ pooled_text_attention = Operation(
     reference.pooled_text_attention, cpu=cpu.pooled_text_attention, cuda=recomputed(reference.pooled_text_attention)
 )
 take_pixels = Operation(reference.take_pixels, cpu=cpu.take_pixels, cuda=cuda.take_pixels)
-l1_normalize = Operation(reference.l1_normalize)
+guide = Operation(reference.guide, cpu=cpu.guide)
+concat_channels = Operation(reference.concat_channels, cpu=cpu.concat_channels)
 
 
 def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:

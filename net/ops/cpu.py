@@ -92,6 +92,22 @@ take_pixels = KernelOperation(
     backward=["nearest_resize_backward(s, dy, rows, columns, dx);"],
 )
 
+guide = KernelOperation(
+    "elementwise.h",
+    inputs={"tokens": "b t e", "pooled": "b 1 e"},
+    makes={"y": "b t e"},
+    forward="guide(tokens, pooled, b, t, e, y);",
+    backward=["guide_backward(tokens, pooled, dy, b, t, e, dtokens, dpooled);"],
+)
+
+concat_channels = KernelOperation(
+    "elementwise.h",
+    inputs={"first": "b c h w", "second": "b c h w"},
+    makes={"y": "b 2c h w"},
+    forward="concat_channels(first, second, b, c, h * w, y);",
+    backward=["split_channels(dy, b, c, h * w, dfirst, dsecond);"],
+)
+
 # The backward pass reads `v` and `scores` (`Scores::write` in kernels/attention.h). `dmiddle` is the gradient of
 # what the attention half passes to the feed-forward half.
 _transformer_block = KernelOperation(

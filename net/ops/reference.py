@@ -125,6 +125,16 @@ def pooled_text_attention(
     return (jt.nn.matmul_transpose(values, out_weight) + out_bias).reshape((batch, 1, width))
 
 
+def guide(tokens: jt.Var, pooled: jt.Var) -> jt.Var:
+    """tokens (b, T, e) times the L1-normalised pooled (b, 1, e)."""
+    return tokens * l1_normalize(pooled)
+
+
+def concat_channels(first: jt.Var, second: jt.Var) -> jt.Var:
+    """The channels of two arrays (b, c, H, W), one after the other: (b, 2c, H, W)."""
+    return jt.concat([first, second], dim=1)
+
+
 def l1_normalize(x: jt.Var) -> jt.Var:
     """x / max(sum |x|, 1e-12) over the last axis."""
     return x / jt.maximum(x.abs().sum(dim=-1, keepdims=True), MIN_NORM)

@@ -61,6 +61,7 @@ def cases(sizes: Sequence[tuple[int, int, int]] = SIZES) -> Iterator[Case]:
             second = random(c, c, 1, 1), random(c), constant(0.25)
             third = random(c, 2 * c, 1, 1), random(c), constant(-0.1)
             yield Case("merge", (random(b, c, h, w), random(b, c, h, w, seed=1), *second, *third), 1e-4)
+        yield Case("concat_channels", (random(b, 3, h, w), random(b, 3, h, w, seed=1)))
         for c in (32, 64):
             yield Case("transformer_block", (random(b, c, h, w), *block_weights(c)), 1e-4, floor=1e-2)
     for slope in (0.25, 0.0, -0.5):
@@ -69,6 +70,9 @@ def cases(sizes: Sequence[tuple[int, int, int]] = SIZES) -> Iterator[Case]:
         e = 64
         projections = random(3 * e, e, scale=0.3), random(3 * e), random(e, e), random(e)
         yield Case("pooled_text_attention", (random(b, queries, e), random(b, tokens, e), *projections, 8), 1e-4)
+    for b, tokens, e in [(2, 1300, 64), (3, 5, 7), (1, 1, 1)]:
+        yield Case("guide", (random(b, tokens, e), random(b, 1, e)))
+    yield Case("guide", (random(2, 9, 32), random(2, 1, 32, scale=0)))  # the norm has a lower bound
     for size in [(5, 9), (1, 1), (26, 74), (13, 37), (7, 80)]:
         tables = (partial(nearest_indices, *pair) for pair in zip((13, 37), size, strict=True))
         yield Case("take_pixels", (random(2, 3, 13, 37), *tables))

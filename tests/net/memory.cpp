@@ -4,6 +4,7 @@
 #include <cstdlib>
 
 #include "block.h"
+#include "elementwise.h"
 #include "merge.h"
 #include "resize.h"
 #include "text.h"
@@ -74,6 +75,14 @@ int main(int, char** a) {
         TextWeights weights{in, in_bias, w, b};
         pooled_text_attention(s, weights, text, tokens, pooled);
         pooled_text_attention_backward(s, weights, text, tokens, pooled, {dtext, dtokens, din, din_bias, dw, db});
+        Array<> guided(image * e), dpooled(batch * e);
+        guide(tokens, pooled, batch, plane, e, guided);
+        guide_backward(tokens, pooled, guided, batch, plane, e, dtokens, dpooled);
+    }
+    {
+        Array<> both(2 * image * c);
+        concat_channels(x, y, batch, c, plane, both);
+        split_channels(both, batch, c, plane, dx, dy);
     }
     {
         const long h = height / 2 + 1, w = width * 3 / 2 + 1;

@@ -25,7 +25,7 @@ def program(tmp_path_factory) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("threads", [1, 3, 40])
 @pytest.mark.parametrize(
     "shape",  # batch, height, width, channels, heads, queries
     [

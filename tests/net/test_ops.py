@@ -7,10 +7,11 @@ with respect to all float arrays must equal those of the reference form.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
 
@@ -55,6 +56,24 @@ def test_fast_form_equals_the_reference(form, case):
 
 def test_every_fast_form_has_a_case():
     assert {name for name, row in OPERATIONS.items() if row.cpu or row.cuda} == {case.operation for case in cases()}
+
+
+@pytest.fixture
+def many_threads() -> Iterator[None]:
+    """More threads than cores, and more than some images have rows: the work is divided in other ways."""
+    library = ctypes.CDLL("libgomp.so.1")
+    before = library.omp_get_max_threads()
+    library.omp_set_num_threads(40)
+    yield
+    library.omp_set_num_threads(before)
+
+
+@only_cpu
+@pytest.mark.parametrize("operation", ["transformer_block", "pooled_text_attention"])
+def test_fast_form_equals_the_reference_with_many_threads(many_threads, operation):
+    for case in cases():
+        if case.operation == operation:
+            check(OPERATIONS[operation].cpu, case)
 
 
 @pytest.mark.parametrize(("bias", "norm_bias"), [(True, True), (False, False)])
