@@ -128,29 +128,21 @@ struct HeadAttention {
         : chunks((s.tokens + TOKEN_CHUNK - 1) / TOKEN_CHUNK), ld((vectors(s.tokens) | 1) * LANES), exps(room * ld),
           weight(room * chunks) {}
 
-    void compute(const TextShape& s, const QueriesAndKeys& qk, int head, long first_query, long count) {
+    // Rows `row` and following of `exps` and `weight`, for `count` queries, at most a panel: their scores stay in the
+    // second-level cache until they are used.
+    void compute(const TextShape& s, const QueriesAndKeys& qk, int head, long first_query, long count, long row = 0) {
         const int dim = s.dim();
-        // A panel of queries at a time: its scores are still in the first-level cache when they are exponentiated.
-        std::vector<Packed> panels;
-        for (long i = 0; i < count; i += PANEL)
-            panels.emplace_back(
-                &qk.q[(long)head * dim * qk.ldq + first_query + i], (int)std::min<long>(PANEL, count - i), dim, qk.ldq,
-                true
-            );
+        const Packed queries(&qk.q[(long)head * dim * qk.ldq + first_query], (int)count, dim, qk.ldq, true);
         std::vector<double> tops(count * chunks);
         for (long chunk = 0; chunk < chunks; chunk++) {
             const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
-            for (size_t p = 0; p < panels.size(); p++) {
-                float* rows = &exps[p * PANEL * ld + start];
-                gemm(panels[p], Strided{&qk.k[(long)head * dim * qk.ldk + start], qk.ldk}, n, rows, ld);
-                for (int i = 0; i < panels[p].rows; i++) {
-                    const long at = (p * PANEL + i) * chunks + chunk;
-                    tops[at] = exponentiate(rows + i * ld, n, weight[at]);
-                }
-            }
+            float* scores = &exps[row * ld + start];
+            gemm(queries, Strided{&qk.k[(long)head * dim * qk.ldk + start], qk.ldk}, n, scores, ld);
+            for (long i = 0; i < count; i++)
+                tops[i * chunks + chunk] = exponentiate(scores + i * ld, n, weight[(row + i) * chunks + chunk]);
         }
         for (long query = 0; query < count; query++) {
-            double *factor = &tops[query * chunks], *w = &weight[query * chunks], sum = 0;
+            double *factor = &tops[query * chunks], *w = &weight[(row + query) * chunks], sum = 0;
             const double top = *std::max_element(factor, factor + chunks);
             for (long chunk = 0; chunk < chunks; chunk++)
                 sum += w[chunk] * (factor[chunk] = std::exp(factor[chunk] - top));
@@ -180,25 +172,42 @@ struct HeadAttention {
         return highest;
     }
 
-    // mean[token] += sum over the `count` queries of P[query][token] / queries. Reads a panel of rows at a time.
-    void add_mean(const TextShape& s, long count, float* mean) const {
+    // mean[token] += sum over `count` queries of P[query][token] / queries, for at most a panel of rows from `row` on.
+    void add_mean(const TextShape& s, long count, float* mean, long row = 0) const {
         for (long chunk = 0; chunk < chunks; chunk++) {
             const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
-            for (long first = 0; first < count; first += PANEL) {
-                float w[PANEL];
-                const float* rows[PANEL];
-                for (long i = 0; i < PANEL; i++) {
-                    const long query = std::min(first + i, count - 1);
-                    w[i] = first + i < count ? (float)(weight[query * chunks + chunk] / s.queries) : 0.0f;
-                    rows[i] = &exps[query * ld + start];
-                }
-                for (long v = 0; v < vectors(n); v++) {
-                    vec sum = load(mean + start + v * LANES);
-#pragma GCC unroll 8
-                    for (int i = 0; i < PANEL; i++) sum += w[i] * load(rows[i] + v * LANES);
-                    store(mean + start + v * LANES, sum);
-                }
+            float w[PANEL];
+            const float* rows[PANEL];
+            for (long i = 0; i < PANEL; i++) {
+                const long query = row + std::min(i, count - 1);
+                w[i] = i < count ? (float)(weight[query * chunks + chunk] / s.queries) : 0.0f;
+                rows[i] = &exps[query * ld + start];
             }
+            for (long v = 0; v < vectors(n); v++) {
+                vec sum = load(mean + start + v * LANES);
+#pragma GCC unroll 8
+                for (int i = 0; i < PANEL; i++) sum += w[i] * load(rows[i] + v * LANES);
+                store(mean + start + v * LANES, sum);
+            }
+        }
+    }
+
+    // Row `row` of `exps` becomes a row of dS = P / queries (dmean - along), along = sum over tokens of P dmean.
+    void differentiate(const TextShape& s, const float* dmean, long row) {
+        const double* w = &weight[row * chunks];
+        double along = 0;
+        for (long chunk = 0; chunk < chunks; chunk++) {
+            const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
+            const float *p = &exps[row * ld + start], *dm = dmean + start;
+            float sum = 0;
+            for (long i = 0; i < n; i++) sum += p[i] * dm[i];
+            along += w[chunk] * sum;
+        }
+        for (long chunk = 0; chunk < chunks; chunk++) {
+            const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
+            const float factor = (float)(w[chunk] / s.queries), mid = (float)along, *dm = dmean + start;
+            float* p = &exps[row * ld + start];
+            for (long i = 0; i < n; i++) p[i] *= factor * (dm[i] - mid);
         }
     }
 };
@@ -361,49 +370,30 @@ inline void pooled_text_attention_backward(
 #pragma omp parallel
         {
             HeadAttention attention(s, s.queries);
-            floats keys(s.tokens * vectors(dim) * LANES);
+            const long ldd = vectors(dim) * LANES;
+            floats keys(TOKEN_CHUNK * ldd);  // of a head and a chunk, transposed
 #pragma omp for schedule(dynamic)
             for (int head = 0; head < s.heads; head++) {
-                attention.compute(s, qk, head, 0, s.queries);
-                attention.add_mean(s, s.queries, &mean[head * ldm]);
-                // dS = P / queries (dmean - along), along = sum over tokens of P dmean. It replaces `exps`.
-                for (long query = 0; query < s.queries; query++) {
-                    double along = 0;
-                    for (long chunk = 0; chunk < attention.chunks; chunk++) {
-                        const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
-                        const float* row = &attention.exps[query * attention.ld + start];
-                        const float* dm = &dmean[head * ldm + start];
-                        float sum = 0;
-                        for (long i = 0; i < n; i++) sum += row[i] * dm[i];
-                        along += attention.weight[query * attention.chunks + chunk] * sum;
-                    }
-                    for (long chunk = 0; chunk < attention.chunks; chunk++) {
-                        const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
-                        const float w = (float)(attention.weight[query * attention.chunks + chunk] / s.queries);
-                        const float mid = (float)along;
-                        float* row = &attention.exps[query * attention.ld + start];
-                        const float* dm = &dmean[head * ldm + start];
-                        for (long i = 0; i < n; i++) row[i] *= w * (dm[i] - mid);
-                    }
+                for (long query = 0; query < s.queries; query += PANEL) {
+                    const long count = std::min<long>(PANEL, s.queries - query);
+                    attention.compute(s, qk, head, query, count, query);
+                    attention.add_mean(s, count, &mean[head * ldm], query);
+                    for (long i = 0; i < count; i++) attention.differentiate(s, &dmean[head * ldm], query + i);
                 }
-                // dq = scale dS k and dk = dS^T q
+                // dq = scale dS k and dk = dS^T q, a chunk of dS at a time
                 const float* head_keys = &qk.k[(long)head * dim * qk.ldk];
-                const long ld = vectors(dim) * LANES;
-                transpose(head_keys, qk.ldk, dim, s.tokens, keys.data(), ld);
+                const Packed head_queries(&qk.q[(long)head * dim * qk.ldq], dim, s.queries, qk.ldq);
                 std::vector<double> dq_head(s.queries * dim);
-                for (long start = 0; start < s.tokens; start += TOKEN_CHUNK)
-                    outer_add(
-                        &attention.exps[start], attention.ld, s.queries, std::min(TOKEN_CHUNK, s.tokens - start),
-                        &keys[start * ld], ld, dim, dq_head.data()
-                    );
+                for (long start = 0; start < s.tokens; start += TOKEN_CHUNK) {
+                    const long n = std::min(TOKEN_CHUNK, s.tokens - start);
+                    const float* ds = &attention.exps[start];
+                    transpose(head_keys + start, qk.ldk, dim, n, keys.data(), ldd);
+                    outer_add(ds, attention.ld, s.queries, n, keys.data(), ldd, dim, dq_head.data());
+                    gemm(head_queries, Strided{ds, attention.ld}, n, &dk[(long)head * dim * qk.ldk + start], qk.ldk);
+                }
                 for (long query = 0; query < s.queries; query++)
                     for (int i = 0; i < dim; i++)
                         dq[(head * dim + i) * qk.ldq + query] = (float)dq_head[query * dim + i] * scale;
-                Packed head_queries(&qk.q[(long)head * dim * qk.ldq], dim, s.queries, qk.ldq);
-                gemm(
-                    head_queries, Strided{attention.exps.data, attention.ld}, s.tokens, &dk[(long)head * dim * qk.ldk],
-                    qk.ldk
-                );
             }
         }
 
