@@ -23,6 +23,7 @@ namespace film {
 struct TextShape {
     long batch, queries, tokens;
     int embed, heads;  // embed: width of text positions and tokens
+    long ldk;          // floats in a row of `keys`, at least vectors(tokens) * LANES
     int dim() const { return embed / heads; }
 };
 
@@ -64,31 +65,23 @@ struct PaddedRows {
 
 // The scaled queries and the keys of one image, transposed: a row for each of the `embed` channels.
 struct QueriesAndKeys {
-    long ldq, ldk;   // of complete vectors; ldk of an odd number, as in RowBuffer
+    long ldq, ldk;   // ldq of complete vectors
     floats q;        // (embed, ldq)
-    unset_floats k;  // (embed, ldk)
+    const float* k;  // (embed, ldk)
 
-    QueriesAndKeys(const TextShape& s)
-        : ldq(vectors(s.queries) * LANES), ldk((vectors(s.tokens) | 1) * LANES), q(s.embed * ldq), k(s.embed * ldk) {}
+    explicit QueriesAndKeys(const TextShape& s) : ldq(vectors(s.queries) * LANES), ldk(s.ldk), q(s.embed * ldq) {}
 
-    // text (queries, embed), tokens (tokens, embed). The keys' bias is left out: it adds the same number to all scores
-    // of a query, which does not change the softmax. Its gradient is zero.
-    void project(const TextShape& s, const TextWeights& weights, const float* text, const float* tokens) {
+    // q of text (queries, embed).
+    void project_queries(const TextShape& s, const TextWeights& weights, const float* text) {
         const int embed = s.embed;
         const float scale = 1.0f / std::sqrt((float)s.dim());
-        const long size = thread_chunk(s.tokens);
         floats text_transposed(embed * ldq);
-        Packed key_weight;
-        key_weight.reserve(embed, embed);
 #pragma omp parallel
         {
-#pragma omp for schedule(static) nowait
+#pragma omp for schedule(static)
             for (int i = 0; i < embed; i += LANES)
                 transpose(text + i, embed, s.queries, std::min(LANES, embed - i), &text_transposed[i * ldq], ldq, false);
 #pragma omp for schedule(static)
-            for (int p = 0; p < key_weight.panels; p++) key_weight.pack_panel(p, weights.key(embed), embed);
-
-#pragma omp for schedule(static) nowait
             for (int i = 0; i < embed; i += PANEL) {
                 Packed query_weight(weights.query(embed) + (long)i * embed, std::min(PANEL, embed - i), embed, embed);
                 float* rows = &q[i * ldq];
@@ -99,17 +92,31 @@ struct QueriesAndKeys {
                     for (long query = 0; query < ldq; query++)
                         rows[r * ldq + query] = query < s.queries ? rows[r * ldq + query] * scale : 0.0f;
             }
-            const long ld = TOKEN_CHUNK + LANES;
-            unset_floats chunk(embed * ld);
-#pragma omp for schedule(static)
-            for (long start = 0; start < s.tokens; start += size) {
-                long n = std::min(size, s.tokens - start);
-                transpose(tokens + start * embed, embed, n, embed, chunk.data, ld);
-                gemm(key_weight, Strided{chunk.data, ld}, n, &k[start], ldk);
-            }
         }
     }
 };
+
+// keys (embed, ldk) of one image's tokens (tokens, embed). Their bias is left out: it adds the same number to all
+// scores of a query, which does not change the softmax. Its gradient is zero.
+inline void project_keys(const TextShape& s, const TextWeights& weights, const float* tokens, float* keys) {
+    const int embed = s.embed;
+    const long size = thread_chunk(s.tokens);
+    Packed key_weight;
+    key_weight.reserve(embed, embed);
+#pragma omp parallel
+    {
+#pragma omp for schedule(static)
+        for (int p = 0; p < key_weight.panels; p++) key_weight.pack_panel(p, weights.key(embed), embed);
+        const long ld = TOKEN_CHUNK + LANES;
+        unset_floats chunk(embed * ld);
+#pragma omp for schedule(static)
+        for (long start = 0; start < s.tokens; start += size) {
+            long n = std::min(size, s.tokens - start);
+            transpose(tokens + start * embed, embed, n, embed, chunk.data, ld);
+            gemm(key_weight, Strided{chunk.data, ld}, n, keys + start, s.ldk);
+        }
+    }
+}
 
 // The attention P of one head for some of the queries, in two factors: with the chunk that holds the token,
 //
@@ -261,16 +268,20 @@ inline long query_groups(const TextShape& s) {
     return best;
 }
 
-// text (batch, queries, embed), tokens (batch, tokens, embed) -> y (batch, 1, embed)
+// text (batch, queries, embed), tokens (batch, tokens, embed) -> y (batch, 1, embed). keys (batch, embed, ldk) are kept
+// for the backward pass.
 inline void pooled_text_attention(
-    const TextShape& s, const TextWeights& weights, const float* text, const float* tokens, float* y
+    const TextShape& s, const TextWeights& weights, const float* text, const float* tokens, float* y, float* keys
 ) {
     const long ldm = vectors(s.tokens) * LANES, panels = (s.queries + PANEL - 1) / PANEL, groups = query_groups(s);
     QueriesAndKeys qk(s);
     unset_floats mean(groups * s.heads * ldm);  // of each group, then of all
     for (long b = 0; b < s.batch; b++) {
         const float* image_tokens = tokens + b * s.tokens * s.embed;
-        qk.project(s, weights, text + b * s.queries * s.embed, image_tokens);
+        float* image_keys = keys + b * s.embed * s.ldk;
+        project_keys(s, weights, image_tokens, image_keys);
+        qk.project_queries(s, weights, text + b * s.queries * s.embed);
+        qk.k = image_keys;
 #pragma omp parallel
         {
             // A panel of queries at a time: its scores for all tokens stay in the second-level cache until they are
@@ -307,7 +318,7 @@ struct TextGrads {
     float *text, *tokens, *in_weight, *in_bias, *out_weight, *out_bias;
 };
 
-// dy (batch, 1, embed). The attention is computed again, all queries of a head at a time.
+// dy (batch, 1, embed); keys as the forward pass wrote them. The attention is computed again.
 //
 // forward:  y = Wo values + bo
 // backward: dWo = dy values^T,  dbo = dy,  dvalues = Wo^T dy
@@ -323,8 +334,8 @@ struct TextGrads {
 // backward: dWq = sum over l of dq_l text_l^T,  dbq = sum over l of dq_l,  dtext_l = Wq^T dq_l    (dq_l has the scale)
 //           dWk = sum over m of dk_m token_m^T,  dtoken_m += Wk^T dk_m
 inline void pooled_text_attention_backward(
-    const TextShape& s, const TextWeights& weights, const float* text, const float* tokens, const float* dy,
-    TextGrads grads
+    const TextShape& s, const TextWeights& weights, const float* text, const float* tokens, const float* keys,
+    const float* dy, TextGrads grads
 ) {
     const int embed = s.embed, dim = s.dim();
     const long ldm = vectors(s.tokens) * LANES;
@@ -339,7 +350,8 @@ inline void pooled_text_attention_backward(
         float* dtokens = grads.tokens + b * s.tokens * embed;
         const float* image_dy = dy + b * embed;
         std::fill(mean.begin(), mean.end(), 0.0f);
-        qk.project(s, weights, image_text, image_tokens);
+        qk.project_queries(s, weights, image_text);
+        qk.k = keys + b * embed * s.ldk;
 
         // From y to the pooled tokens. Needs the weights only, not the attention.
         std::vector<double> dvalues(embed);

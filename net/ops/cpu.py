@@ -62,7 +62,7 @@ merge = KernelOperation(
     ],
 )
 
-pooled_text_attention = KernelOperation(
+_pooled_text_attention = KernelOperation(
     "text.h",
     inputs={
         "text": "b l e",
@@ -72,16 +72,24 @@ pooled_text_attention = KernelOperation(
         "out_weight": "e e",
         "out_bias": "e",
         "heads": int,
+        "length": int,
     },
-    makes={"y": "b 1 e"},
-    setup="const TextShape s{b, l, t, (int)e, (int)heads};\n"
+    makes={"y": "b 1 e", "keys": "b e length"},
+    setup="const TextShape s{b, l, t, (int)e, (int)heads, length};\n"
     "const TextWeights weights{in_weight, in_bias, out_weight, out_bias};\n",
-    forward="pooled_text_attention(s, weights, text, tokens, y);",
+    forward="pooled_text_attention(s, weights, text, tokens, y, keys);",
     backward=[
-        "pooled_text_attention_backward(s, weights, text, tokens, dy, {.text = dtext, .tokens = dtokens,\n"
+        "pooled_text_attention_backward(s, weights, text, tokens, keys, dy, {.text = dtext, .tokens = dtokens,\n"
         "    .in_weight = din_weight, .in_bias = din_bias, .out_weight = dout_weight, .out_bias = dout_bias});"
     ],
 )
+
+
+def pooled_text_attention(text: jt.Var, tokens: jt.Var, *weights_and_heads: jt.Var | int) -> jt.Var:
+    """The attention, with keys kept in rows of an odd number of cache lines: channels lie in different cache sets."""
+    lines = (tokens.shape[1] + 15) // 16 | 1
+    return _pooled_text_attention(text, tokens, *weights_and_heads, 16 * lines)
+
 
 take_pixels = KernelOperation(
     "resize.h",

@@ -71,10 +71,12 @@ int main(int, char** a) {
         const int e = 8 * c;
         Array<> text(batch * queries * e), tokens(image * e), in(3 * e * e), in_bias(3 * e), w(e * e), b(e), pooled(batch * e);
         Array<> dtext(batch * queries * e), dtokens(image * e), din(3 * e * e), din_bias(3 * e), dw(e * e), db(e);
-        TextShape s{batch, queries, plane, e, heads};
+        const long length = 16 * ((plane + 15) / 16 | 1);
+        Array<> keys(batch * e * length);
+        TextShape s{batch, queries, plane, e, heads, length};
         TextWeights weights{in, in_bias, w, b};
-        pooled_text_attention(s, weights, text, tokens, pooled);
-        pooled_text_attention_backward(s, weights, text, tokens, pooled, {dtext, dtokens, din, din_bias, dw, db});
+        pooled_text_attention(s, weights, text, tokens, pooled, keys);
+        pooled_text_attention_backward(s, weights, text, tokens, keys, pooled, {dtext, dtokens, din, din_bias, dw, db});
         Array<> guided(image * e), dpooled(batch * e);
         guide(tokens, pooled, batch, plane, e, guided);
         guide_backward(tokens, pooled, guided, batch, plane, e, dtokens, dpooled);
