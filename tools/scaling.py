@@ -73,14 +73,14 @@ typedef void Parallel(void (*)(void*), void*, unsigned, unsigned);
 void GOMP_parallel(void (*code)(void*), void* data, unsigned threads, unsigned flags) {
     static Parallel* real = (Parallel*)dlsym(RTLD_NEXT, "GOMP_parallel");
     Body body{code, data, std::vector<Part>(omp_get_max_threads())};
+    double start = seconds();
     real(timed, &body, threads, flags);
-    Region region{(void*)code, 0, 0, 0};
+    Region region{(void*)code, 0, 0, seconds() - start};
     for (size_t i = 0; i < body.parts[0].times.size(); i++) {
         double longest = 0;
         for (Part& each : body.parts)
             if (i < each.times.size()) longest = std::max(longest, each.times[i]), region.total += each.times[i];
         region.longest += longest;
-        region.main += body.parts[0].times[i];
     }
     regions.push_back(region);
 }
@@ -129,7 +129,8 @@ const char* scaling_file(void* code) {
 
 
 class Region(ctypes.Structure):
-    """A parallel region: its code, and processor seconds of its slowest thread, of all threads, of the main thread."""
+    """A parallel region: its code, and processor seconds of its slowest thread, of all threads, and of the main thread
+    with what it takes to start and stop them."""
 
     _fields_ = (
         ("code", ctypes.c_void_p),

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 
 from utils.runtime.jittor_env import jt
@@ -81,6 +81,7 @@ class KernelOperation:
         self.named = {source: self._names(source) for source in (self.forward, *self.backward)}
         self.kept = {name for source in self.backward for name in self.named[source]}
         self.texts: dict[tuple[str, ...], str] = {}
+        self.sizes_of = lru_cache(maxsize=64)(self._sizes_of)
 
     def __call__(self, *arguments: jt.Var | int | None) -> jt.Var:
         """`y`, or NotImplemented if a required input is None. A ValueError names an array whose shape does not fit."""
@@ -92,16 +93,18 @@ class KernelOperation:
         return _Call(self, given)(*arrays)
 
     def sizes(self, arrays: Mapping[str, jt.Var | None], numbers: Mapping[str, int]) -> dict[str, int]:
-        """The value of every size, from the shapes of the inputs."""
-        sizes = {"": 1, **numbers}
-        for name, x in arrays.items():
-            if x is None:
-                continue
+        """The value of every size, from the shapes of the inputs. What was found for shapes is kept for a while."""
+        shapes = tuple((name, tuple(x.shape)) for name, x in arrays.items() if x is not None)
+        return self.sizes_of(shapes, tuple(numbers.items()))
+
+    def _sizes_of(self, shapes: tuple, numbers: tuple) -> dict[str, int]:
+        sizes = {"": 1, **dict(numbers)}
+        for name, shape in shapes:
             dimensions = self.dimensions[name]
-            for (factor, size), length in zip(dimensions, x.shape, strict=False):
+            for (factor, size), length in zip(dimensions, shape, strict=False):
                 sizes.setdefault(size, length // factor)
-            if len(dimensions) != len(x.shape) or self.shape(name, sizes) != list(x.shape):
-                raise ValueError(f"{name}: shape {list(x.shape)} is not {self.layouts[name]!r} with {sizes}")
+            if len(dimensions) != len(shape) or self.shape(name, sizes) != list(shape):
+                raise ValueError(f"{name}: shape {list(shape)} is not {self.layouts[name]!r} with {sizes}")
         return sizes
 
     def shape(self, name: str, sizes: Mapping[str, int]) -> list[int]:
