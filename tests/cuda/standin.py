@@ -31,6 +31,7 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
         source = HERE / f"{name}.cc"
         # There is no source for cublasLt, which is loaded and not used.
         sources = [source] if source.exists() else ["-x", "c++", os.devnull]
+        sources += [HERE / "grid.cc"] * (name == "cudart")
         subprocess.run(["g++", *flags, *sources, f"-Wl,-soname,{library.name}", "-o", library], check=True, timeout=300)
         (folder / "lib64" / f"lib{name}.so").symlink_to(library.name)
 

@@ -2,15 +2,19 @@
 
 LIBRARY is one of them; all that wait in its folder are compiled. An operator's source defines jittor::XOp::jit_run().
 In a unit, operator number 7 defines jittor::XOp::jit_run_7(), a method that the class gets while its header is read.
-The functions of the operator's file, such as its kernels, get the same number.
+The functions of the operator's file, such as its kernels, get the same number. With $STANDIN_COMPUTE=1, what nvcc made of
+the kernels is translated for the CPU (ptx.py).
 """
 
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+import ptx
 
 PER_UNIT = 16
 DEFINE = re.compile(r"^\s*#\s*define\s+(\w+)", re.MULTILINE)
@@ -43,9 +47,12 @@ def compile_unit(number: int, libraries: list[Path]) -> None:
     target.with_suffix(".cc").write_text(unit(sources))
     replaced = {own: f"{target}.cc", str(libraries[0]): f"{target}.so"}
     words = [replaced.get(a, a) for a in arguments]
-    done = subprocess.run([os.environ["STANDIN_NVCC"], *words, "-Xptxas", "-v"], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{target}.cc: {done.stdout}{done.stderr}")
+    with tempfile.TemporaryDirectory(dir=target.parent) as keep:
+        nvcc = [os.environ["STANDIN_NVCC"], *words, "-Xptxas", "-v", "--keep", "--keep-dir", keep]
+        done = subprocess.run(nvcc, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{target}.cc: {done.stdout}{done.stderr}")
+        Path(keep, f"{target.name}.ptx").rename(f"{target}.so.ptx")
     resources = re.findall(r"Compiling entry function '(\S+)'.*?Used (\d+) registers([^\n]*)", done.stderr, re.DOTALL)
     with Path(f"{target}.so.kernels").open("w") as file:
         for name, registers, rest in resources:
@@ -70,6 +77,9 @@ def main() -> None:
     units = [group[i : i + PER_UNIT] for group in groups.values() for i in range(0, len(group), PER_UNIT)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_unit, range(first, first + len(units)), units))
+        if os.environ.get("STANDIN_COMPUTE") == "1":
+            waiting = [path for path in sorted(folder.glob("unit*.ptx")) if not path.with_suffix(".cpu.so").exists()]
+            list(pool.map(ptx.compile_for_cpu, waiting))
 
 
 if __name__ == "__main__":

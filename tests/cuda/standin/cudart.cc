@@ -1,6 +1,7 @@
 // libcudart: a device whose memory is host memory between guard bytes. It copies, checks launches, and counts.
-// It computes nothing. What a GPU or the CUDA runtime would refuse, and what is written outside an allocation by a copy,
-// is noted as an error; standin_report writes all of it to a file.
+// With $STANDIN_COMPUTE=1 it also runs the kernels: what ptx.py made of them lies next to their library. What a GPU or the
+// CUDA runtime would refuse, and what is outside an allocation, is noted as an error; standin_report writes all of it to a
+// file.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -17,6 +18,7 @@
 #include <string>
 #include <vector>
 #include "standin.h"
+#include "thread.h"
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -26,6 +28,7 @@ std::recursive_mutex mutex;
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 const size_t MEMORY = standin_setting("STANDIN_MEMORY", STANDIN_BYTES);
+const bool COMPUTE = standin_setting("STANDIN_COMPUTE", 0);
 constexpr size_t GUARD = 4096;
 // A signalling NaN: adding 0.0f makes it quiet, so that an addition of nothing is seen too.
 constexpr uint32_t PATTERN = 0x7fa0c0de;
@@ -86,10 +89,12 @@ cudaError_t copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, c
 struct Kernel {
     std::string name;
     int registers = 0, shared = 0;
+    const Translated* translated = nullptr;
 };
 struct Module {
     std::map<std::string, Kernel> kernels;
 };
+std::string running;  // the kernel that runs; empty if it has made an error
 std::map<const void*, Kernel> kernels;  // by the function that host code calls
 struct Call {
     dim3 grid, block;
@@ -98,7 +103,7 @@ struct Call {
 };
 thread_local std::vector<Call> configured;
 
-cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t dynamic) {
+cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments, size_t dynamic) {
     Lock lock(mutex);
     auto found = kernels.find(function);
     if (found == kernels.end()) return refuse(cudaErrorInvalidDeviceFunction, "a launch of an unknown kernel");
@@ -116,6 +121,11 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t dynamic) 
     if (dynamic + kernel.shared > 48 << 10) return refuse(cudaErrorInvalidValue, std::string("shared memory: ") + text);
     const size_t warps = (threads + 127) / 128 * 4, registers = (kernel.registers + 7) / 8 * 8;
     if (warps * 32 * registers > 65536) return refuse(cudaErrorLaunchOutOfResources, std::string("registers: ") + text);
+    if (!COMPUTE) return cudaSuccess;
+    if (!kernel.translated || dynamic) return refuse(cudaErrorInvalidDeviceFunction, std::string("not translated: ") + text);
+    running = kernel.name;
+    if (!standin_run(*kernel.translated, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, arguments))
+        return refuse(cudaErrorLaunchFailure, std::string("threads wait for others that never come: ") + text);
     return cudaSuccess;
 }
 
@@ -135,12 +145,39 @@ API void standin_error(const char* format, ...) {
     fprintf(stderr, "stand-in: %s\n", text);
 }
 
-API bool standin_inside(const void* p, size_t size, const char* what) {
+API size_t standin_left(const void* p) {
     Lock lock(mutex);
     auto found = allocation_of(device, p);
-    if (found != device.end() && (const char*)p + size <= found->first + found->second) return true;
+    return found == device.end() ? 0 : found->first + found->second - (const char*)p;
+}
+
+API bool standin_inside(const void* p, size_t size, const char* what) {
+    if (size <= standin_left(p)) return true;
     standin_error("%s: %zu bytes at %p are not in one allocation on the device", what, size, p);
     return false;
+}
+
+Array standin_known[KNOWN_PAGES];
+
+API void* standin_find(const char* instruction, uint64_t address, size_t size) {
+    auto next = device.upper_bound((char*)address), nearest = next == device.begin() ? next : std::prev(next);
+    if (nearest == device.end()) return standin_outside(instruction, address, {0, 0});
+    // What lies before an allocation, less than its guard, belongs to it.
+    if (next != device.end() && (char*)address >= next->first - GUARD) nearest = next;
+    const uint64_t start = (uint64_t)nearest->first;
+    const Array array{start, start + nearest->second};
+    if (!array.holds(address, size)) return standin_outside(instruction, address - start, array);
+    standin_known[address / 4096 % KNOWN_PAGES] = array;
+    return (void*)address;
+}
+
+API void* standin_outside(const char* instruction, uint64_t at, const Array& array) {
+    static double elsewhere[2];
+    if (!running.empty())
+        standin_error("%s: %s at %p, byte %ld of an array of %ld bytes", running.c_str(), instruction,
+            (char*)array.start + at, (long)at, (long)(array.end - array.start));
+    running.clear();
+    return elsewhere;
 }
 
 API void* standin_resolve(const char* library) {
@@ -148,7 +185,7 @@ API void* standin_resolve(const char* library) {
     for (int attempt = 0; attempt < 2; attempt++) {
         std::string compiled, symbol;
         std::ifstream(real) >> compiled >> symbol;
-        if (!symbol.empty()) {
+        if (!symbol.empty() && (!COMPUTE || std::ifstream(compiled + ".cpu.so"))) {
             void* handle = dlopen(compiled.c_str(), RTLD_LAZY | RTLD_LOCAL);
             void* run = handle ? dlsym(handle, symbol.c_str()) : nullptr;
             if (!run) standin_error("%s", dlerror());
@@ -180,6 +217,9 @@ API void** __cudaRegisterFatBinary(void* wrapper) {
         std::ifstream file(std::string(info.dli_fname) + ".kernels");
         Kernel kernel;
         while (file >> kernel.name >> kernel.registers >> kernel.shared) module->kernels[kernel.name] = kernel;
+        void* translated = COMPUTE ? dlopen((std::string(info.dli_fname) + ".cpu.so").c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
+        auto* entry = translated ? (const Translated*)dlsym(translated, "standin_kernels") : nullptr;
+        for (; entry && entry->name; entry++) module->kernels[entry->name].translated = entry;
     }
     return (void**)module;
 }
@@ -207,11 +247,11 @@ API cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shar
     return cudaSuccess;
 }
 API cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) { *kernel = (cudaKernel_t)function; return cudaSuccess; }
-API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t) {
-    return launch((const void*)kernel, grid, block, shared);
+API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+    return launch((const void*)kernel, grid, block, arguments, shared);
 }
-API cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t) {
-    return launch(function, grid, block, shared);
+API cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+    return launch(function, grid, block, arguments, shared);
 }
 
 // --- memory
@@ -222,6 +262,7 @@ API cudaError_t cudaMalloc(void** p, size_t size) {
     char* pages = (char*)mmap(nullptr, rounded(size) + 2 * GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     char* start = pages + GUARD;
     each_guard(start, size, [](char* at) { *(uint32_t*)at = PATTERN; });
+    if (COMPUTE) memset(start, 0xff, size);  // NaN, until something is written
     device[start] = size;
     sizes[size]++;
     used += size;
@@ -239,6 +280,7 @@ API cudaError_t cudaFree(void* p) {
     auto found = device.find((char*)p);
     if (found == device.end()) return refuse(cudaErrorInvalidValue, "cudaFree of what was not allocated");
     check_guards(found->first, found->second);
+    std::fill(standin_known, standin_known + KNOWN_PAGES, Array());
     used -= found->second;
     if (--sizes[found->second] == 0) sizes.erase(found->second);
     munmap(found->first - GUARD, rounded(found->second) + 2 * GUARD);

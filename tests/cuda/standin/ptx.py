@@ -1,0 +1,141 @@
+"""Translate the PTX that nvcc made of kernels to C++, and compile that for the CPU: ptx.py NAME.ptx...
+
+Each NAME.ptx becomes NAME.cpu.cc and NAME.cpu.so. An instruction is a call of the function with its name in ptx.h:
+
+    @%p1 mul.lo.s32 %r3, %r1, -4;   ->   if (P1.bits) R3 = ptx::mul_lo<s32>(R1, -4);
+
+A line of PTX becomes a line of C++, so that g++, which refuses an instruction that ptx.h does not have, shows the PTX.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+FLAGS = ["-std=c++17", "-O1", "-march=native", "-fPIC", "-shared", "-w", "-fmax-errors=1"]
+# Integers overflow and NaN compares as in PTX, a product and a sum are not fused, and `and` is a name.
+FLAGS += ["-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-operator-names", f"-I{HERE}"]
+
+TYPES = {f"{kind}{bits}" for kind in "busf" for bits in (8, 16, 32, 64)} | {"pred"}
+SPACES = {"global", "shared", "local", "param"}
+# Words that change nothing here: C++ rounds to nearest, and approximate functions may be exact.
+IGNORED = {"rn", "approx", "ftz", "full", "nc", "sync", "uni"}
+MEMORY = {"ld", "st", "atom", "red"}
+WAIT = {"bar", "shfl"}
+
+
+class Kernel:
+    """A kernel while its lines are read."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.shared, self.waits = name, 0, False
+        self.parameters: list[str] = []
+        self.symbols: dict[str, str] = {}  # arrays -> C++ for their address
+
+    def entry(self) -> str:
+        return f'{{"{self.name}", {self.name}, {self.shared}, {str(self.waits).lower()}}}'
+
+    def declaration(self, line: str) -> str:
+        """`.reg .b32 %r<3>;`, or an array in shared or local memory."""
+        if found := re.match(r"\.reg \.(\w+)\s+%(\w+)<(\d+)>", line):
+            return f"Register<{found[1]}> {', '.join(f'{found[2].upper()}{i}' for i in range(int(found[3])))};"
+        if found := re.match(r"\.(shared|local) \.align (\d+) \.b8\s+(\w+)\[(\d+)\]", line):
+            space, align, name, size = found[1], int(found[2]), found[3], int(found[4])
+            if space == "local":
+                self.symbols[name] = f"(u64){name}"
+                return f"alignas(16) char {name}[{size}]; t.set_local({name}, {size});"
+            self.shared = (self.shared + align - 1) // align * align
+            self.symbols[name] = str(self.shared)
+            self.shared += size
+            return ""
+        raise ValueError(line)
+
+    def value(self, operand: str) -> str:
+        """An operand as C++: a register, a number, or the address of an array."""
+        if operand.startswith("%"):
+            return f"t.{operand[1:]}" if "." in operand else operand[1:].upper()
+        if found := re.fullmatch(r"0([fd])([0-9A-Fa-f]+)", operand):
+            return f"Register<b{32 if found[1] == 'f' else 64}>{{0x{found[2]}}}"
+        return self.symbols.get(operand, operand)
+
+    def address(self, operand: str, space: str, type_: str, opcode: str) -> str:
+        """C++ for a pointer to what `[%rd1+4]` is in `space`."""
+        base, _, offset = operand.strip("[]").partition("+")
+        if base in self.parameters:
+            return f"param<{type_}>(t, {self.parameters.index(base)}, {offset or 0})"
+        return f'{space}<{type_}>(t, "{opcode}", {self.value(base)}, {offset or 0})'
+
+    def instruction(self, line: str) -> str:
+        guard, opcode, operands = re.fullmatch(r"(?:@(\S+)\s+)?([\w.]+)\s*(.*);", line).groups()
+        words = opcode.split(".")
+        types = [word for word in words if word in TYPES]
+        name = [word for word in words if word not in TYPES | IGNORED]
+        target, *values = re.split(r",\s*", operands) if operands else [""]
+        if name == ["bra"]:
+            code = f"goto {target}"
+        elif name == ["ret"]:
+            code = "return"
+        else:
+            if name[0] in MEMORY:
+                space = next((word for word in words if word in SPACES), "generic")
+                name = [word for word in name if word not in SPACES]
+                at = target if name[0] in ("st", "red") else values.pop(0)
+                values = [self.address(at, space, types[0], opcode), *map(self.value, values)]
+            else:
+                values = [*map(self.value, values)]
+            if name[0] in WAIT:
+                self.waits = True
+                values.insert(0, "t")
+            function = f"ptx::{'_'.join(name)}" + (f"<{', '.join(types)}>" if types else "")
+            code = f"{function}({', '.join(values)})"
+            register, _, predicate = target.partition("|")
+            if name[0] == "bar":
+                code = f"{function}(t)"
+            elif name[0] not in ("st", "red"):
+                code = f"{self.value(register)} = {code}"
+            if predicate:
+                code += f", {self.value(predicate)} = t.in_range"
+        if guard:
+            code = f"if ({guard.replace('%', '').upper()}.bits) {code}"
+        return code + ";"
+
+
+def translate(text: str, file: str) -> str:
+    """PTX as C++ for ptx.h."""
+    kernels: list[Kernel] = []
+    lines = ['#include "ptx.h"', f'#line 1 "{file}"']
+    for raw in text.splitlines():
+        line = raw.partition("//")[0].strip()
+        code = ""
+        if found := re.match(r"(?:\.visible )?\.entry (\w+)\(", line):
+            kernels.append(Kernel(found[1]))
+            code = f"static void {found[1]}(Thread& t)"
+        elif line in ("{", "}"):
+            code = line
+        elif found := re.match(r"\.param .*?(\w+)(?:\[\d+\])?,?$", line):
+            kernels[-1].parameters.append(found[1])
+        elif line.startswith((".reg", ".shared", ".local")):
+            code = kernels[-1].declaration(line)
+        elif found := re.match(r"(\$\w+):", line):
+            code = f"{found[1]}:;"
+        elif line and line[0] in "@abcdefghijklmnopqrstuvwxyz":
+            code = kernels[-1].instruction(line)
+        lines.append(code)
+    table = ", ".join([*(kernel.entry() for kernel in kernels), "{}"])
+    return "\n".join([*lines, f'extern "C" const Translated standin_kernels[] = {{{table}}};']) + "\n"
+
+
+def compile_for_cpu(ptx: Path) -> None:
+    source, library = ptx.with_suffix(".cpu.cc"), ptx.with_suffix(".cpu.so")
+    source.write_text(translate(ptx.read_text(), ptx.name))
+    done = subprocess.run(["g++", *FLAGS, source, "-o", library], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{ptx} is not translated: {done.stderr[:4000]}")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        compile_for_cpu(Path(name))
