@@ -1,7 +1,8 @@
 """Compile operators that `nvcc` left, with the real nvcc, many in one translation unit: compile.py LIBRARY
 
 LIBRARY is one of them; all that wait in its folder are compiled. An operator's source defines jittor::XOp::jit_run().
-In a unit, operator number 7 defines jittor::XOp::jit_run_7(), a method that the class gets while its header is read.
+In a unit, operator number 7 defines jittor::XOp::jit_run_7(), a method that the class gets while its header is read, and
+standin_run_7(), which says what the operator may use (operator.h), and calls it.
 The functions of the operator's file, such as its kernels, get the same number. With $STANDIN_COMPUTE=1, what nvcc made of
 the kernels is translated for the CPU (ptx.py).
 """
@@ -17,24 +18,31 @@ from pathlib import Path
 import ptx
 
 PER_UNIT = 16
+HERE = Path(__file__).resolve().parent
 DEFINE = re.compile(r"^\s*#\s*define\s+(\w+)", re.MULTILINE)
 INCLUDE = re.compile(r"^\s*#\s*include.*$", re.MULTILINE)
 # Functions of the file: kernels, and a helper that Jittor writes into most sources.
 FUNCTION = re.compile(r"(?:__global__[^;{(]*?|^\s*inline static \w+ )(\w+)\s*\(", re.MULTILINE)
-RUN = re.compile(r"void (?:jittor::)?(\w+)::jit_run\(\)")
+NAME = re.compile(r"void (?:jittor::)?(\w+)::jit_run\(\)")
+RUN = """extern "C" void standin_run_{i}(jittor::{name}* op) {{
+    standin_begin(op);
+    op->jit_run_{i}();
+    standin_end();
+}}"""
 
 
 def unit(sources: list[str]) -> str:
     """One source of many operators."""
     methods = "".join(f"; void jit_run_{i}()" for i in range(len(sources))).removesuffix("()")
     includes = list(dict.fromkeys(line.strip() for text in sources for line in INCLUDE.findall(text)))
-    parts = ["#define JIT 1", "#define JIT_cuda 1", f"#define jit_run jit_run(){methods}", *includes, "#undef jit_run"]
+    parts = ["#define JIT 1", "#define JIT_cuda 1", f"#define jit_run jit_run(){methods}", *includes]
+    parts += [f'#include "{HERE / "operator.h"}"', "#undef jit_run"]
     for i, text in enumerate(sources):
         text = INCLUDE.sub("", text)
         renamed = [*dict.fromkeys(FUNCTION.findall(text)), "jit_run"]
         parts += [f"#define {name} {name}_{i}" for name in renamed]
         parts += [text, *(f"#undef {name}" for name in dict.fromkeys([*DEFINE.findall(text), *renamed]))]
-        parts += ["#define JIT 1", "#define JIT_cuda 1"]
+        parts += ["#define JIT 1", "#define JIT_cuda 1", RUN.format(i=i, name=NAME.search(text)[1])]
     return "\n".join(parts) + "\n"
 
 
@@ -58,9 +66,8 @@ def compile_unit(number: int, libraries: list[Path]) -> None:
         for name, registers, rest in resources:
             shared = re.search(r"(\d+) bytes smem", rest)
             print(name, registers, shared[1] if shared else 0, file=file)
-    for i, (library, text) in enumerate(zip(libraries, sources, strict=True)):
-        name, method = RUN.search(text)[1], f"jit_run_{i}"
-        Path(f"{library}.compiled").write_text(f"{target}.so _ZN6jittor{len(name)}{name}{len(method)}{method}Ev\n")
+    for i, library in enumerate(libraries):
+        Path(f"{library}.compiled").write_text(f"{target}.so standin_run_{i}\n")
 
 
 def main() -> None:

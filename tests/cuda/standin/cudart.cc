@@ -67,6 +67,26 @@ std::map<char*, size_t>::iterator allocation_of(std::map<char*, size_t>& of, con
     return (const char*)p < next->first + std::max<size_t>(next->second, 1) ? next : of.end();
 }
 
+void forget_known() { std::fill(standin_known, standin_known + KNOWN, Array()); }
+
+std::vector<Array> arrays;  // those that the running operator of Jittor may use; empty: all allocations
+
+// The array at `p`, or the nearest one.
+Array nearest(const void* p) {
+    const uint64_t at = (uint64_t)p;
+    std::vector<Array> candidates = arrays;
+    if (arrays.empty()) {
+        auto next = device.upper_bound((char*)p);
+        for (auto it : {next, next == device.begin() ? next : std::prev(next)})
+            if (it != device.end()) candidates.push_back({(uint64_t)it->first, (uint64_t)it->first + it->second});
+    }
+    const auto distance = [&](const Array& a) { return at < a.start ? a.start - at : at < a.end ? 0 : at - a.end + 1; };
+    Array best{0, 0};
+    for (const Array& a : candidates)
+        if (distance(a) < distance(best) || (distance(a) == distance(best) && a.end > best.end)) best = a;
+    return best;
+}
+
 cudaError_t copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, const char* name) {
     Lock lock(mutex);
     standin_count(name);
@@ -147,27 +167,38 @@ API void standin_error(const char* format, ...) {
 
 API size_t standin_left(const void* p) {
     Lock lock(mutex);
-    auto found = allocation_of(device, p);
-    return found == device.end() ? 0 : found->first + found->second - (const char*)p;
+    const Array array = nearest(p);
+    return array.holds((uint64_t)p, 1) ? array.end - (uint64_t)p : 0;
 }
 
 API bool standin_inside(const void* p, size_t size, const char* what) {
     if (size <= standin_left(p)) return true;
-    standin_error("%s: %zu bytes at %p are not in one allocation on the device", what, size, p);
+    standin_error("%s: %zu bytes at %p are not in one array on the device", what, size, p);
     return false;
 }
 
-Array standin_known[KNOWN_PAGES];
+API void standin_array(const void* p, size_t size, bool made) {
+    Lock lock(mutex);
+    if (allocation_of(device, p) == device.end()) return;
+    const Array array{(uint64_t)p, (uint64_t)p + size};
+    // What was made in place has the values of an input.
+    for (const Array& other : arrays) made = made && (array.end <= other.start || other.end <= array.start);
+    if (COMPUTE && made) memset((void*)p, 0xff, size);  // NaN, until something is written
+    arrays.push_back(array);
+}
+
+API void standin_end() {
+    Lock lock(mutex);
+    arrays.clear();
+    forget_known();
+}
+
+Array standin_known[KNOWN];
 
 API void* standin_find(const char* instruction, uint64_t address, size_t size) {
-    auto next = device.upper_bound((char*)address), nearest = next == device.begin() ? next : std::prev(next);
-    if (nearest == device.end()) return standin_outside(instruction, address, {0, 0});
-    // What lies before an allocation, less than its guard, belongs to it.
-    if (next != device.end() && (char*)address >= next->first - GUARD) nearest = next;
-    const uint64_t start = (uint64_t)nearest->first;
-    const Array array{start, start + nearest->second};
-    if (!array.holds(address, size)) return standin_outside(instruction, address - start, array);
-    standin_known[address / 4096 % KNOWN_PAGES] = array;
+    const Array array = nearest((void*)address);
+    if (!array.holds(address, size)) return standin_outside(instruction, address - array.start, array);
+    standin_known[address / KNOWN_BYTES % KNOWN] = array;
     return (void*)address;
 }
 
@@ -262,7 +293,7 @@ API cudaError_t cudaMalloc(void** p, size_t size) {
     char* pages = (char*)mmap(nullptr, rounded(size) + 2 * GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     char* start = pages + GUARD;
     each_guard(start, size, [](char* at) { *(uint32_t*)at = PATTERN; });
-    if (COMPUTE) memset(start, 0xff, size);  // NaN, until something is written
+    if (COMPUTE) memset(start, 0xff, size);
     device[start] = size;
     sizes[size]++;
     used += size;
@@ -280,7 +311,7 @@ API cudaError_t cudaFree(void* p) {
     auto found = device.find((char*)p);
     if (found == device.end()) return refuse(cudaErrorInvalidValue, "cudaFree of what was not allocated");
     check_guards(found->first, found->second);
-    std::fill(standin_known, standin_known + KNOWN_PAGES, Array());
+    forget_known();
     used -= found->second;
     if (--sizes[found->second] == 0) sizes.erase(found->second);
     munmap(found->first - GUARD, rounded(found->second) + 2 * GUARD);

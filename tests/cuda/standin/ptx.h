@@ -37,7 +37,7 @@ template <class T> INLINE T* param(Thread& t, int index, int offset) { return (T
 
 template <class T> INLINE T* global(Thread&, const char* instruction, u64 base, s64 offset) {
     const u64 at = base + offset;
-    return (T*)(standin_known[at / 4096 % KNOWN_PAGES].holds(at, sizeof(T)) ? (void*)at : standin_find(instruction, at, sizeof(T)));
+    return (T*)(standin_known[at / KNOWN_BYTES % KNOWN].holds(at, sizeof(T)) ? (void*)at : standin_find(instruction, at, sizeof(T)));
 }
 
 // Addresses in shared memory begin at 0.

@@ -44,11 +44,11 @@ struct Translated {
     bool waits;
 };
 
-// Arrays in device memory that were found before, by the page of the address.
-constexpr size_t KNOWN_PAGES = 4096;
+// Arrays in device memory that were found before, by the address, of which the lowest bits do not count.
+constexpr size_t KNOWN = 4096, KNOWN_BYTES = 512;
 
 extern "C" {
-extern Array standin_known[KNOWN_PAGES];
+extern Array standin_known[KNOWN];
 // The array in device memory that holds `size` bytes at `address`. If there is none, an error is noted, and the result is
 // an array at another address that can be used instead.
 void* standin_find(const char* instruction, uint64_t address, size_t size);
