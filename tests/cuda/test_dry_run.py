@@ -6,51 +6,22 @@ import ctypes
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cuda import standin
-from utils.runtime import cuda, jittor_tree
 
-ROOT = Path(__file__).resolve().parents[2]
-NVCC = cuda.find_nvcc()
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(NVCC is None, reason="no nvcc here: the GPU path is not compiled and not checked"),
-]
+pytestmark = pytest.mark.slow
 PARTS = ("forward", "training", "reference")
 
 
 @pytest.fixture(scope="module")
-def folder() -> Path:
-    """Where the stand-in and what is compiled with it are kept between runs."""
-    return jittor_tree.jittor_home() / ".cache" / "jittor" / "film_standin"
-
-
-@pytest.fixture(scope="module")
-def toolkit(folder: Path) -> Path:
-    """The stand-in, built for the nvcc of this machine."""
-    assert NVCC
-    shutil.rmtree(folder / "toolkit", ignore_errors=True)
-    standin.build(folder / "toolkit", cuda.toolkit_root(NVCC), cuda.nvcc_version(NVCC) or (0, 0))
-    return folder / "toolkit"
-
-
-@pytest.fixture(scope="module")
-def dry_run(folder: Path, toolkit: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """dry_run(OUT, *PARTS, **settings) runs dry_run.py on the stand-in with these settings of it (standin/cuda.cc)."""
-    environment = standin.environment(toolkit, NVCC, folder / "home") | {"PYTHONPATH": str(ROOT)}
-
-    def run(out: Path, *parts: str, **settings: str) -> subprocess.CompletedProcess[str]:
-        script = [sys.executable, Path(__file__).with_name("dry_run.py"), out, *parts]
-        return subprocess.run(
-            script, env=environment | settings, cwd=ROOT, capture_output=True, text=True, timeout=1200
-        )
-
-    return run
+def dry_run(on_standin) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """dry_run(OUT, *PARTS, **settings) runs dry_run.py on the stand-in."""
+    return partial(on_standin, Path(__file__).with_name("dry_run.py"))
 
 
 @pytest.fixture(scope="module")
@@ -110,24 +81,22 @@ def test_a_full_gpu_is_one_line(counted, dry_run, tmp_path):
         ({"STANDIN_CAPABILITY": "2"}, "stand-in has compute capability 2.0, nvcc"),
     ],
 )
-def test_a_driver_too_old_and_a_gpu_too_old_are_one_line(folder, toolkit, settings, said):
-    assert problem(folder, toolkit, settings).startswith(said)
+def test_a_driver_too_old_and_a_gpu_too_old_are_one_line(on_standin, settings, said):
+    assert problem(on_standin, settings).startswith(said)
 
 
 @pytest.mark.parametrize("library", ["cudart", "cublas", "curand"])
-def test_a_toolkit_without_a_part_is_one_line(folder, toolkit, tmp_path, library):
+def test_a_toolkit_without_a_part_is_one_line(on_standin, toolkit, tmp_path, library):
     broken = shutil.copytree(toolkit, tmp_path / "toolkit", symlinks=True)
     for path in (broken / "lib64").glob(f"lib{library}.so*"):
         path.unlink()
     settings = {"nvcc_path": str(broken / "bin" / "nvcc")}  # the driver's library still finds those of `toolkit`
-    assert f"but no lib{library}.so with" in problem(folder, toolkit, settings)
+    assert f"but no lib{library}.so with" in problem(on_standin, settings)
 
 
-def problem(folder: Path, toolkit: Path, settings: dict[str, str]) -> str:
+def problem(on_standin: Callable[..., subprocess.CompletedProcess[str]], settings: dict[str, str]) -> str:
     """The line that `cuda.problem` has for this stand-in."""
-    environment = standin.environment(toolkit, NVCC, folder / "home") | settings
-    script = "from utils.runtime import cuda; print(cuda.problem(cuda.look()))"
-    done = subprocess.run([sys.executable, "-c", script], env=environment, cwd=ROOT, capture_output=True, text=True)
+    done = on_standin("-c", "from utils.runtime import cuda; print(cuda.problem(cuda.look()))", **settings)
     (line,) = done.stdout.splitlines()
     return line
 

@@ -1,10 +1,10 @@
 """Compile operators that `nvcc` left, with the real nvcc, many in one translation unit: compile.py LIBRARY
 
 LIBRARY is one of them; all that wait in its folder are compiled. An operator's source defines jittor::XOp::jit_run().
-In a unit, operator number 7 defines jittor::XOp::jit_run_7(), a method that the class gets while its header is read, and
-standin_run_7(), which says what the operator may use (operator.h), and calls it.
-The functions of the operator's file, such as its kernels, get the same number. With $STANDIN_COMPUTE=1, what nvcc made of
-the kernels is translated for the CPU (ptx.py).
+In a unit, operator number 7 defines jittor::XOp::jit_run_7(), a method that the class gets while its header is read,
+and standin_run_7(), which says what the operator may use (operator.h), and calls it. The functions of the operator's
+file, such as its kernels, get the same number. With $STANDIN_COMPUTE=1, what nvcc made of the kernels is translated for
+the CPU (ptx.py).
 """
 
 import os

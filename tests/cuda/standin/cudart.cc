@@ -261,7 +261,8 @@ API void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, 
 API void __cudaRegisterFunction(void** handle, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
     Lock lock(mutex);
     auto& known = ((Module*)handle)->kernels;
-    kernels[host] = known.count(name) ? known[name] : Kernel{name};
+    Kernel& kernel = kernels[host] = known[name];
+    kernel.name = name;
 }
 API unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
     configured.push_back({grid, block, shared, stream});
