@@ -62,7 +62,7 @@ class Operation:
 pointwise_conv = Operation(reference.pointwise_conv, cpu=cpu.pointwise_conv)
 conv3x3 = Operation(reference.conv3x3, cpu=cpu.conv3x3, cuda=cuda.conv3x3)
 depthwise_conv3x3 = Operation(reference.depthwise_conv3x3, cuda=cuda.depthwise_conv3x3)
-prelu = Operation(reference.prelu, cpu=cpu.prelu)
+prelu = Operation(reference.prelu, cpu=cpu.prelu, cuda=cuda.prelu)
 gated_gelu = Operation(reference.gated_gelu, cuda=cuda.gated_gelu)
 channel_layer_norm = Operation(reference.channel_layer_norm, cuda=cuda.channel_layer_norm)
 channel_attention = Operation(reference.channel_attention, cuda=cuda.channel_attention)

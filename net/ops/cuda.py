@@ -8,7 +8,7 @@ loops replace the threads, so that they can be tested without a GPU.
 from __future__ import annotations
 
 from net.ops.binding import KernelOperation
-from net.ops.reference import pointwise_conv, prelu
+from net.ops.reference import pointwise_conv
 from utils.runtime.jittor_env import jt
 
 _PLANE = "const Plane plane{h, w};\n"
@@ -42,6 +42,17 @@ def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> 
     y = _depthwise_conv3x3(x, weight)
     return y if bias is None else y + bias.reshape((1, -1, 1, 1))
 
+
+prelu = KernelOperation(
+    "cuda/pixel.cuh",
+    inputs={"x": "b c h w", "slope": "1"},
+    makes={"y": "b c h w", "planes": "b c"},
+    forward="for_each(Prelu{x, slope, y}, b * c * h * w);",
+    backward=[
+        "for_each(PreluBackward{x, slope, dy, dx}, b * c * h * w);",
+        "sum_each<1>(PreluSlope{h * w, x, dy, planes}, b * c, h * w);\nsum_each<1>(Total{planes, dslope}, 1, b * c);",
+    ],
+)
 
 channel_layer_norm = KernelOperation(
     "cuda/pixel.cuh",

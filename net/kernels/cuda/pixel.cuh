@@ -1,11 +1,52 @@
-// What is computed pixel by pixel: layer norm over channels, the GELU gate, nearest-neighbour resizing. ../rows.h,
-// ../feedforward.h and ../resize.h compute the same on the CPU.
+// What is computed pixel by pixel: PReLU, layer norm over channels, the GELU gate, nearest-neighbour resizing. ../conv.h,
+// ../rows.h, ../feedforward.h and ../resize.h compute the same on the CPU.
 #pragma once
 # include "../constants.h"
 # include "launch.cuh"
 
 namespace film {
 namespace gpu {
+
+// y = x where x > 0, else slope * x. For every element.
+struct Prelu {
+    const float *x, *slope;
+    float* y;
+    FILM_BODY void operator()(long index) const { y[index] = x[index] > 0 ? x[index] : *slope * x[index]; }
+};
+
+// forward:  y = x where x > 0, else slope * x
+// backward: dx = dy where x > 0, else slope * dy
+//
+// For every element.
+struct PreluBackward {
+    const float *x, *slope, *dy;
+    float* dx;
+    FILM_BODY void operator()(long index) const { dx[index] = x[index] > 0 ? dy[index] : *slope * dy[index]; }
+};
+
+// forward:  y = x where x > 0, else slope * x
+// backward: dslope = sum of x dy where x <= 0
+//
+// The terms are millions, of either sign: to add them to one number in turn, as Jittor does, loses digits. Groups are the
+// planes of all channels and images, items their pixels; Total then adds the planes.
+struct PreluSlope {
+    long plane;
+    const float *x, *dy;
+    float* planes;
+    FILM_BODY void operator()(long group, long p, float* sums) const {
+        const long at = group * plane + p;
+        if (!(x[at] > 0)) sums[0] += x[at] * dy[at];
+    }
+    FILM_BODY void write(long group, int, float total) const { planes[group] = total; }
+};
+
+// One group: the sum of all items.
+struct Total {
+    const float* terms;
+    float* total;
+    FILM_BODY void operator()(long, long item, float* sums) const { sums[0] += terms[item]; }
+    FILM_BODY void write(long, int, float sum) const { *total = sum; }
+};
 
 // The index of a pixel's first channel in an array (b, channels, height, width); its next channel is `plane` further.
 FILM_BODY long first_channel(long pixel, long channels, long plane) {
