@@ -25,7 +25,7 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
     # To optimize Jittor's core and the operators' host code would take longer than to run it.
     (folder / "bin" / "g++").write_text(f'#!/bin/sh\nexec {shutil.which("g++")} "$@" -O0\n')
     (folder / "bin" / "g++").chmod(0o755)
-    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", f"-I{folder / 'include'}", f"-DSTANDIN_CUDA={version[0]}"]
+    flags = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", f"-I{folder / 'include'}", f"-DSTANDIN_CUDA={version[0]}"]
     for name, file in LIBRARIES.items():
         library = folder / "lib64" / file.format(major=version[0])
         source = HERE / f"{name}.cc"

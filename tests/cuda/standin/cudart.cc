@@ -74,16 +74,16 @@ std::vector<Array> arrays;  // those that the running operator of Jittor may use
 // The array at `p`, or the nearest one.
 Array nearest(const void* p) {
     const uint64_t at = (uint64_t)p;
-    std::vector<Array> candidates = arrays;
-    if (arrays.empty()) {
-        auto next = device.upper_bound((char*)p);
-        for (auto it : {next, next == device.begin() ? next : std::prev(next)})
-            if (it != device.end()) candidates.push_back({(uint64_t)it->first, (uint64_t)it->first + it->second});
-    }
     const auto distance = [&](const Array& a) { return at < a.start ? a.start - at : at < a.end ? 0 : at - a.end + 1; };
     Array best{0, 0};
-    for (const Array& a : candidates)
+    const auto consider = [&](const Array& a) {
         if (distance(a) < distance(best) || (distance(a) == distance(best) && a.end > best.end)) best = a;
+    };
+    for (const Array& a : arrays) consider(a);
+    if (!arrays.empty() || device.empty()) return best;
+    auto next = device.upper_bound((char*)p);
+    for (auto it : {next, next == device.begin() ? next : std::prev(next)})
+        if (it != device.end()) consider({(uint64_t)it->first, (uint64_t)it->first + it->second});
     return best;
 }
 
