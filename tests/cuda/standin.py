@@ -25,7 +25,8 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
     # To optimize Jittor's core and the operators' host code would take longer than to run it.
     (folder / "bin" / "g++").write_text(f'#!/bin/sh\nexec {shutil.which("g++")} "$@" -O0\n')
     (folder / "bin" / "g++").chmod(0o755)
-    flags = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared", f"-I{folder / 'include'}", f"-DSTANDIN_CUDA={version[0]}"]
+    flags = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"]
+    flags += [f"-I{folder / 'include'}", f"-DSTANDIN_CUDA={version[0]}"]
     for name, file in LIBRARIES.items():
         library = folder / "lib64" / file.format(major=version[0])
         source = HERE / f"{name}.cc"
@@ -34,6 +35,14 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
         sources += [HERE / "grid.cc"] * (name == "cudart")
         subprocess.run(["g++", *flags, *sources, f"-Wl,-soname,{library.name}", "-o", library], check=True, timeout=300)
         (folder / "lib64" / f"lib{name}.so").symlink_to(library.name)
+
+
+def forget_older(home: Path) -> None:
+    """Delete the operators below `home` that an older version of the stand-in compiled."""
+    changed = max(path.stat().st_mtime for path in HERE.iterdir())
+    for path in [*home.rglob("jit/unit*"), *home.rglob("jit/*.compiled")]:
+        if path.stat().st_mtime < changed:
+            path.unlink()
 
 
 def environment(folder: Path, nvcc: Path, home: Path) -> dict[str, str]:

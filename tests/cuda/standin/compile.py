@@ -80,7 +80,7 @@ def main() -> None:
     for library in waiting:
         flags = [word for word in Path(f"{library}.command").read_text().split("\n") if word.startswith(("-I", "-l"))]
         groups.setdefault(tuple(flags), []).append(library)
-    first = len(list(folder.glob("unit*.cc")))
+    first = len(list(folder.glob("unit*[0-9].cc")))
     units = [group[i : i + PER_UNIT] for group in groups.values() for i in range(0, len(group), PER_UNIT)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_unit, range(first, first + len(units)), units))

@@ -124,7 +124,7 @@ template <class To, class From> INLINE To cvt_rzi(From a) {
     return a != a ? 0 : a >= (From)Limits::max() ? Limits::max() : a <= (From)Limits::min() ? Limits::min() : (To)a;
 }
 
-ONE(cvta_to_global, a)
+ONE(cvta_to, a)  // an address in global memory is the same everywhere
 template <class T> INLINE T ld(const T* p) { return *p; }
 template <class T> INLINE void st(T* p, T value) { *p = value; }
 #define ATOMIC(name, value) template <class T> INLINE T name(T* p, T b) { const T a = *p; *p = value; return a; }
@@ -133,7 +133,7 @@ ATOMIC(atom_max, max<T>(a, b))
 ATOMIC(atom_min, min<T>(a, b))
 ATOMIC(red_add, a + b)
 
-INLINE void bar(Thread& t) { standin_wait(t, Reached::BARRIER); }
+INLINE void bar(Thread& t, int) { standin_wait(t, Reached::BARRIER); }
 // `last` and `mask` are those of a whole warp: nothing else is used.
 template <class T> INLINE T shfl_down(Thread& t, T value, u32 distance, u32 last, u32 mask) {
     const unsigned turn = t.turn++ % 2;

@@ -23,7 +23,7 @@ TYPES = {f"{kind}{bits}" for kind in "busf" for bits in (8, 16, 32, 64)} | {"pre
 SPACES = {"global", "shared", "local", "param"}
 # Words that change nothing here: C++ rounds to nearest, and approximate functions may be exact.
 IGNORED = {"rn", "approx", "ftz", "full", "nc", "sync", "uni"}
-MEMORY = {"ld", "st", "atom", "red"}
+NO_RESULT = {"st", "red", "bar"}
 WAIT = {"bar", "shfl"}
 
 
@@ -53,54 +53,42 @@ class Kernel:
             return ""
         raise ValueError(line)
 
-    def value(self, operand: str) -> str:
-        """An operand as C++: a register, a number, or the address of an array."""
-        if operand.startswith("%"):
-            return f"t.{operand[1:]}" if "." in operand else operand[1:].upper()
-        if found := re.fullmatch(r"0([fd])([0-9A-Fa-f]+)", operand):
+    def operand(self, text: str, words: list[str]) -> str:
+        """C++ for a register, a number, an array's address, or `[%rd1+4]`, of the instruction with these words."""
+        if text.startswith("["):
+            base, _, offset = text.strip("[]").partition("+")
+            kind = next(word for word in words if word in TYPES)
+            if base in self.parameters:
+                return f"param<{kind}>(t, {self.parameters.index(base)}, {offset or 0})"
+            space = next((word for word in words if word in SPACES), "generic")
+            return f'{space}<{kind}>(t, "{".".join(words)}", {self.operand(base, words)}, {offset or 0})'
+        if text.startswith("%"):
+            return f"t.{text[1:]}" if "." in text else text.replace("%", "").upper()
+        if found := re.fullmatch(r"0([fd])([0-9A-Fa-f]+)", text):
             return f"Register<b{32 if found[1] == 'f' else 64}>{{0x{found[2]}}}"
-        return self.symbols.get(operand, operand)
-
-    def address(self, operand: str, space: str, type_: str, opcode: str) -> str:
-        """C++ for a pointer to what `[%rd1+4]` is in `space`."""
-        base, _, offset = operand.strip("[]").partition("+")
-        if base in self.parameters:
-            return f"param<{type_}>(t, {self.parameters.index(base)}, {offset or 0})"
-        return f'{space}<{type_}>(t, "{opcode}", {self.value(base)}, {offset or 0})'
+        return self.symbols.get(text, text)
 
     def instruction(self, line: str) -> str:
-        guard, opcode, operands = re.fullmatch(r"(?:@(\S+)\s+)?([\w.]+)\s*(.*);", line).groups()
+        guard, opcode, rest = re.fullmatch(r"(?:@(\S+)\s+)?([\w.]+)\s*(.*);", line).groups()
         words = opcode.split(".")
-        types = [word for word in words if word in TYPES]
-        name = [word for word in words if word not in TYPES | IGNORED]
-        target, *values = re.split(r",\s*", operands) if operands else [""]
-        if name == ["bra"]:
-            code = f"goto {target}"
-        elif name == ["ret"]:
+        if words[0] == "bra":
+            code = f"goto {rest}"
+        elif words[0] == "ret":
             code = "return"
         else:
-            if name[0] in MEMORY:
-                space = next((word for word in words if word in SPACES), "generic")
-                name = [word for word in name if word not in SPACES]
-                at = target if name[0] in ("st", "red") else values.pop(0)
-                values = [self.address(at, space, types[0], opcode), *map(self.value, values)]
-            else:
-                values = [*map(self.value, values)]
-            if name[0] in WAIT:
+            types = [word for word in words if word in TYPES]
+            name = "_".join(word for word in words if word not in TYPES | SPACES | IGNORED)
+            operands = [self.operand(text, words) for text in re.split(r",\s*", rest)]
+            target = operands.pop(0) if words[0] not in NO_RESULT else ""
+            if words[0] in WAIT:
                 self.waits = True
-                values.insert(0, "t")
-            function = f"ptx::{'_'.join(name)}" + (f"<{', '.join(types)}>" if types else "")
-            code = f"{function}({', '.join(values)})"
-            register, _, predicate = target.partition("|")
-            if name[0] == "bar":
-                code = f"{function}(t)"
-            elif name[0] not in ("st", "red"):
-                code = f"{self.value(register)} = {code}"
-            if predicate:
-                code += f", {self.value(predicate)} = t.in_range"
-        if guard:
-            code = f"if ({guard.replace('%', '').upper()}.bits) {code}"
-        return code + ";"
+                operands.insert(0, "t")
+            template = f"<{', '.join(types)}>" if types else ""
+            code = f"ptx::{name}{template}({', '.join(operands)})"
+            if target:
+                register, _, predicate = target.partition("|")
+                code = f"{register} = {code}" + (f", {predicate} = t.in_range" if predicate else "")
+        return f"if ({guard.replace('%', '').upper()}.bits) {code};" if guard else f"{code};"
 
 
 def translate(text: str, file: str) -> str:
