@@ -33,7 +33,7 @@ def folder() -> Path:
 @pytest.fixture(scope="session")
 def toolkit(nvcc: Path, folder: Path) -> Path:
     """The stand-in, built for the nvcc of this machine."""
-    standin.forget_older(folder / "home")
+    standin.forget_older(folder)
     shutil.rmtree(folder / "toolkit", ignore_errors=True)
     standin.build(folder / "toolkit", cuda.toolkit_root(nvcc), cuda.nvcc_version(nvcc) or (0, 0))
     return folder / "toolkit"

@@ -19,6 +19,13 @@ __global__ void reverse(const float* x, float* y, int by) {
     if (i < N) y[i] = between[N - 1 - i];
 }
 
+// y[i] = x[i] + 1, for a step that the compiler does not know
+__global__ void keep(const float* x, float* y, int step, int by) {
+    float own[N];
+    for (int i = 0; i < N; i++) own[i * step % N + by] = x[i];
+    for (int i = 0; i < N; i++) y[i] = own[i * step % N] + 1;
+}
+
 __global__ void wait() {
     if (threadIdx.x < N) __syncthreads();
 }
@@ -32,9 +39,10 @@ int main(int, char** arguments) {
     cudaMemcpy(x, host, sizeof host, cudaMemcpyHostToDevice);
     shift<<<1, 128>>>(x, y, is("read") ? 1 : is("read before") ? -1 : 0, is("write"));
     reverse<<<1, 128>>>(y, x, is("shared"));
+    keep<<<1, 1>>>(x, y, 7, is("local"));
     if (is("wait")) wait<<<1, 128>>>();
     if (is("threads")) wait<<<1, 2048>>>();
-    cudaMemcpy(host, x, sizeof host, cudaMemcpyDeviceToHost);
+    cudaMemcpy(host, y, sizeof host, cudaMemcpyDeviceToHost);
     for (float value : host) printf("%g ", value);
     puts(cudaGetErrorString(cudaGetLastError()));
 }

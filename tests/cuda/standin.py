@@ -37,10 +37,10 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
         (folder / "lib64" / f"lib{name}.so").symlink_to(library.name)
 
 
-def forget_older(home: Path) -> None:
-    """Delete the operators below `home` that an older version of the stand-in compiled."""
+def forget_older(folder: Path) -> None:
+    """Delete the operators below `folder` that an older version of the stand-in compiled."""
     changed = max(path.stat().st_mtime for path in HERE.iterdir())
-    for path in [*home.rglob("jit/unit*"), *home.rglob("jit/*.compiled")]:
+    for path in [*folder.rglob("jit/unit*"), *folder.rglob("jit/*.compiled")]:
         if path.stat().st_mtime < changed:
             path.unlink()
 

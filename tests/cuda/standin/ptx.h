@@ -3,7 +3,6 @@
 #pragma once
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <type_traits>
 #include "thread.h"
 
@@ -71,10 +70,8 @@ ONE(mov, a)
 ONE(neg, -a)
 ONE(abs, std::abs(a))
 ONE(sqrt, std::sqrt(a))
-ONE(rsqrt, 1 / std::sqrt(a))
 ONE(rcp, 1 / a)
 ONE(ex2, std::exp2(a))
-ONE(lg2, std::log2(a))
 template <class T> INLINE T not(T a) { if constexpr (std::is_same<T, pred>::value) return !a; else return ~a; }
 
 TWO(add, a + b)
@@ -113,25 +110,19 @@ COMPARE(setp_ltu, !(a >= b))
 COMPARE(setp_leu, !(a > b))
 COMPARE(setp_gtu, !(a <= b))
 COMPARE(setp_geu, !(a < b))
-COMPARE(setp_nan, a != a || b != b)
 template <class T> INLINE T selp(T a, T b, pred p) { return p ? a : b; }
 
 template <class To, class From> INLINE To cvt(From a) { return (To)a; }
 template <class To, class From> INLINE To cvt_sat(From a) { return a > 0 ? a < 1 ? a : 1 : 0; }  // NaN becomes 0
-// Towards 0; what is too large becomes the largest value, NaN becomes 0.
-template <class To, class From> INLINE To cvt_rzi(From a) {
-    using Limits = std::numeric_limits<To>;
-    return a != a ? 0 : a >= (From)Limits::max() ? Limits::max() : a <= (From)Limits::min() ? Limits::min() : (To)a;
-}
 
-ONE(cvta_to, a)  // an address in global memory is the same everywhere
+// An address in global or local memory is the same in the generic space.
+ONE(cvta_to, a)
+ONE(cvta, a)
 template <class T> INLINE T ld(const T* p) { return *p; }
 template <class T> INLINE void st(T* p, T value) { *p = value; }
 #define ATOMIC(name, value) template <class T> INLINE T name(T* p, T b) { const T a = *p; *p = value; return a; }
 ATOMIC(atom_add, a + b)
 ATOMIC(atom_max, max<T>(a, b))
-ATOMIC(atom_min, min<T>(a, b))
-ATOMIC(red_add, a + b)
 
 INLINE void bar(Thread& t, int) { standin_wait(t, Reached::BARRIER); }
 // `last` and `mask` are those of a whole warp: nothing else is used.

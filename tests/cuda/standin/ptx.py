@@ -22,7 +22,7 @@ FLAGS += ["-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-operator
 TYPES = {f"{kind}{bits}" for kind in "busf" for bits in (8, 16, 32, 64)} | {"pred"}
 SPACES = {"global", "shared", "local", "param"}
 # Words that change nothing here: C++ rounds to nearest, and approximate functions may be exact.
-IGNORED = {"rn", "approx", "ftz", "full", "nc", "sync", "uni"}
+IGNORED = {"rn", "approx", "ftz", "nc", "sync", "uni"}
 NO_RESULT = {"st", "red", "bar"}
 WAIT = {"bar", "shfl"}
 
@@ -40,8 +40,10 @@ class Kernel:
 
     def declaration(self, line: str) -> str:
         """`.reg .b32 %r<3>;`, or an array in shared or local memory."""
-        if found := re.match(r"\.reg \.(\w+)\s+%(\w+)<(\d+)>", line):
-            return f"Register<{found[1]}> {', '.join(f'{found[2].upper()}{i}' for i in range(int(found[3])))};"
+        if found := re.match(r"\.reg \.(\w+)\s+%(\w+)(?:<(\d+)>)?;", line):
+            kind, name, count = found[1], found[2].upper(), found[3]
+            names = [f"{name}{i}" for i in range(int(count))] if count else [name]
+            return f"Register<{kind}> {', '.join(names)};"
         if found := re.match(r"\.(shared|local) \.align (\d+) \.b8\s+(\w+)\[(\d+)\]", line):
             space, align, name, size = found[1], int(found[2]), found[3], int(found[4])
             if space == "local":
