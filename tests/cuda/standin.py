@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from utils.runtime import cuda
+
 HERE = Path(__file__).resolve().parent / "standin"
 # name -> the file name that programs look for
 LIBRARIES = {"cuda": "libcuda.so.1", "cudart": "libcudart.so.{major}", "cublas": "libcublas.so.{major}"}
@@ -23,7 +25,7 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
             (folder / "include" / header.name).symlink_to(header)
     (folder / "bin" / "nvcc").symlink_to(HERE / "nvcc")
     # To optimize Jittor's core and the operators' host code would take longer than to run it.
-    (folder / "bin" / "g++").write_text(f'#!/bin/sh\nexec {shutil.which("g++")} "$@" -O0\n')
+    (folder / "bin" / "g++").write_text(f'#!/bin/sh\nexec {shutil.which(cuda.host_compiler())} "$@" -O0\n')
     (folder / "bin" / "g++").chmod(0o755)
     flags = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"]
     flags += [f"-I{folder / 'include'}", f"-DSTANDIN_CUDA={version[0]}"]

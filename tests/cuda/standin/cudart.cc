@@ -278,9 +278,10 @@ API cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shar
     *(cudaStream_t*)stream = call.stream;
     return cudaSuccess;
 }
-API cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) { *kernel = (cudaKernel_t)function; return cudaSuccess; }
-API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
-    return launch((const void*)kernel, grid, block, arguments, shared);
+// Since CUDA 12: a cudaKernel_t, here the function itself.
+API cudaError_t __cudaGetKernel(const void** kernel, const void* function) { *kernel = function; return cudaSuccess; }
+API cudaError_t __cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+    return launch(kernel, grid, block, arguments, shared);
 }
 API cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
     return launch(function, grid, block, arguments, shared);
