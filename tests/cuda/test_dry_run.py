@@ -25,9 +25,13 @@ def dry_run(on_standin) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="module")
-def counted(dry_run, tmp_path_factory) -> dict[str, dict[str, list[str]]]:
-    """Part -> what was counted -> its values, for a forward pass, a training step and a pass of the reference forms."""
-    out = tmp_path_factory.mktemp("dry_run")
+def counted(dry_run, folder) -> dict[str, dict[str, list[str]]]:
+    """Part -> what was counted -> its values, for a forward pass, a training step and a pass of the reference forms.
+
+    The files stay: tools.roofline reads them.
+    """
+    out = folder / "counts"
+    out.mkdir(exist_ok=True)
     done = dry_run(out, *PARTS)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
     return {part: standin.read_report(out / f"{part}.tsv") for part in PARTS}

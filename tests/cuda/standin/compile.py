@@ -23,6 +23,12 @@ DEFINE = re.compile(r"^\s*#\s*define\s+(\w+)", re.MULTILINE)
 INCLUDE = re.compile(r"^\s*#\s*include.*$", re.MULTILINE)
 # Functions of the file: kernels, and a helper that Jittor writes into most sources.
 FUNCTION = re.compile(r"(?:__global__[^;{(]*?|^\s*inline static \w+ )(\w+)\s*\(", re.MULTILINE)
+# How Jittor names the kernels of an operator that it fuses, and how it says of which operators it consists.
+JITTORS = re.compile(r"^func_[0-9a-f]+(?=_\d+$)")
+OPERATOR = re.compile(r"^#define op\d+_(?:OP (\w+)|(?!binary|unary)([a-z]\w+) ?$)", re.MULTILINE)
+# In PTX: a kernel with its parameters, and the type and length of one of these.
+ENTRY = re.compile(r"\.entry (\w+)\(([^)]*)\)")
+PARAMETER = re.compile(r"\.param (?:\.align \d+ )?\.[busf](\d+)[^,\[]*(?:\[(\d+)\])?")
 NAME = re.compile(r"void (?:jittor::)?(\w+)::jit_run\(\)")
 RUN = """extern "C" void standin_run_{i}(jittor::{name}* op) {{
     standin_begin(op);
@@ -40,7 +46,8 @@ def unit(sources: list[str]) -> str:
     for i, text in enumerate(sources):
         text = INCLUDE.sub("", text)
         renamed = [*dict.fromkeys(FUNCTION.findall(text)), "jit_run"]
-        parts += [f"#define {name} {name}_{i}" for name in renamed]
+        operators = "_".join(dict.fromkeys(word or name for word, name in OPERATOR.findall(text)))
+        parts += [f"#define {name} {JITTORS.sub(operators, name)}_{i}" for name in renamed]
         parts += [text, *(f"#undef {name}" for name in dict.fromkeys([*DEFINE.findall(text), *renamed]))]
         parts += ["#define JIT 1", "#define JIT_cuda 1", RUN.format(i=i, name=NAME.search(text)[1])]
     return "\n".join(parts) + "\n"
@@ -62,10 +69,12 @@ def compile_unit(number: int, libraries: list[Path]) -> None:
             sys.exit(f"{target}.cc: {done.stdout}{done.stderr}")
         Path(keep, f"{target.name}.ptx").rename(f"{target}.so.ptx")
     resources = re.findall(r"Compiling entry function '(\S+)'.*?Used (\d+) registers([^\n]*)", done.stderr, re.DOTALL)
+    parameters = dict(ENTRY.findall(Path(f"{target}.so.ptx").read_text()))
     with Path(f"{target}.so.kernels").open("w") as file:
         for name, registers, rest in resources:
             shared = re.search(r"(\d+) bytes smem", rest)
-            print(name, registers, shared[1] if shared else 0, file=file)
+            sizes = [int(bits) // 8 * int(length or 1) for bits, length in PARAMETER.findall(parameters[name])]
+            print(name, registers, shared[1] if shared else 0, *sizes, file=file)
     for i, library in enumerate(libraries):
         Path(f"{library}.compiled").write_text(f"{target}.so standin_run_{i}\n")
 

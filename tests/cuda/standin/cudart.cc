@@ -15,6 +15,7 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <string>
 #include <vector>
 #include "standin.h"
@@ -109,6 +110,7 @@ cudaError_t copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, c
 struct Kernel {
     std::string name;
     int registers = 0, shared = 0;
+    std::vector<size_t> parameters;  // their sizes
     const Translated* translated = nullptr;
 };
 struct Module {
@@ -123,13 +125,28 @@ struct Call {
 };
 thread_local std::vector<Call> configured;
 
+// The sizes of the arrays whose addresses are among the arguments, or in structures among them: " 4096 128". A kernel that
+// gets an array twice reads it once.
+std::string arrays_of(const Kernel& kernel, void** arguments) {
+    std::string sizes;
+    std::vector<char*> seen;
+    for (size_t i = 0; i < kernel.parameters.size(); i++)
+        for (size_t at = 0; at + sizeof(void*) <= kernel.parameters[i]; at += sizeof(void*)) {
+            auto found = allocation_of(device, *(void**)((char*)arguments[i] + at));
+            if (found == device.end() || std::count(seen.begin(), seen.end(), found->first)) continue;
+            seen.push_back(found->first);
+            sizes += " " + std::to_string(found->second);
+        }
+    return sizes;
+}
+
 cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments, size_t dynamic) {
     Lock lock(mutex);
     auto found = kernels.find(function);
     if (found == kernels.end()) return refuse(cudaErrorInvalidDeviceFunction, "a launch of an unknown kernel");
     const Kernel& kernel = found->second;
     calls["launches"]++;
-    calls["launch " + kernel.name]++;
+    calls["launch " + kernel.name + arrays_of(kernel, arguments)]++;
     char text[300];
     snprintf(text, sizeof text, "%.100s<<<(%u, %u, %u), (%u, %u, %u), %zu>>> with %d registers and %d bytes shared",
         kernel.name.c_str(), grid.x, grid.y, grid.z, block.x, block.y, block.z, dynamic, kernel.registers, kernel.shared);
@@ -246,8 +263,13 @@ API void** __cudaRegisterFatBinary(void* wrapper) {
     Dl_info info{};
     if (dladdr(wrapper, &info) && info.dli_fname) {
         std::ifstream file(std::string(info.dli_fname) + ".kernels");
-        Kernel kernel;
-        while (file >> kernel.name >> kernel.registers >> kernel.shared) module->kernels[kernel.name] = kernel;
+        for (std::string line; std::getline(file, line);) {
+            std::istringstream words(line);
+            Kernel kernel;
+            words >> kernel.name >> kernel.registers >> kernel.shared;
+            for (size_t size; words >> size;) kernel.parameters.push_back(size);
+            module->kernels[kernel.name] = kernel;
+        }
         void* translated = COMPUTE ? dlopen((std::string(info.dli_fname) + ".cpu.so").c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
         auto* entry = translated ? (const Translated*)dlsym(translated, "standin_kernels") : nullptr;
         for (; entry && entry->name; entry++) module->kernels[entry->name].translated = entry;
