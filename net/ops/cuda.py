@@ -8,7 +8,7 @@ loops replace the threads, so that they can be tested without a GPU.
 from __future__ import annotations
 
 from net.ops.binding import KernelOperation
-from net.ops.reference import pointwise_conv
+from net.ops.reference import gated_gelu, pointwise_conv
 from utils.runtime.jittor_env import jt
 
 _PLANE = "const Plane plane{h, w};\n"
@@ -66,14 +66,23 @@ channel_layer_norm = KernelOperation(
     ],
 )
 
-gated_gelu = KernelOperation(
-    "cuda/pixel.cuh",
-    inputs={"x": "b 2k h w"},
-    makes={"y": "b k h w"},
-    setup="const long half = k * h * w;\n",
-    forward="for_each(GatedGelu{half, x, y}, b * half);",
-    backward=["for_each(GatedGeluBackward{half, x, dy, dx}, b * half);"],
+_depthwise_gated_gelu = KernelOperation(
+    "cuda/gate.cuh",
+    inputs={"x": "b 2k h w", "weight": "2k 1 3 3"},
+    makes={"y": "b k h w", "dz": "b 2k h w"},
+    setup=_PLANE + "const Halves halves{plane, k, x, weight};\n",
+    forward="for_each(DepthwiseGate{halves, y}, b * k * h * w);",
+    backward=[
+        "for_each(DepthwiseGateBackward{halves, dy, dz}, b * k * h * w);",
+        "for_each(Depthwise{plane, 2 * k, dz, weight, true, dx}, b * 2 * k * h * w);",
+        "sum_each<9>(DepthwiseWeights{plane, 2 * k, x, dz, dweight}, 2 * k, b * h * w);",
+    ],
 )
+
+
+def depthwise_gated_gelu(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    return _depthwise_gated_gelu(x, weight) if bias is None else gated_gelu(depthwise_conv3x3(x, weight, bias))
+
 
 take_pixels = KernelOperation(
     "cuda/pixel.cuh",

@@ -58,6 +58,11 @@ def gated_gelu(x: jt.Var) -> jt.Var:
     return x1 * (1 + jt.erf(x1 * math.sqrt(0.5))) * 0.5 * x2
 
 
+def depthwise_gated_gelu(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    """The gate of a depthwise convolution: x (b, 2h, H, W), weight (2h, 1, 3, 3), bias (2h,) -> (b, h, H, W)."""
+    return gated_gelu(depthwise_conv3x3(x, weight, bias))
+
+
 def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
     """Layer norm over the channels of every pixel: x (b, c, H, W), weight and bias (c,).
 
@@ -82,7 +87,7 @@ def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
     dim = channels // 3 // heads
     q, k, v = (part.reshape((batch * heads, dim, height * width)) for part in jt.chunk(qkv, 3, dim=1))
     scores = jt.nn.bmm_transpose(l2_normalize(q), l2_normalize(k)).reshape((batch, heads, dim, dim))
-    attention = jt.nn.softmax(scores * temperature.reshape((1, heads, 1, 1)), dim=-1)
+    attention = softmax(scores * temperature.reshape((1, heads, 1, 1)))
     return jt.nn.bmm(attention.reshape((batch * heads, dim, dim)), v).reshape((batch, heads * dim, height, width))
 
 
@@ -117,12 +122,21 @@ def pooled_text_attention(
     k = jt.nn.matmul_transpose(tokens.reshape((-1, width)), w_k) + b_k
     q = q.reshape((batch, queries, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, queries, dim))
     k = k.reshape((batch, count, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, count, dim))
-    attention = jt.nn.softmax(jt.nn.bmm_transpose(q, k), dim=-1).mean(dim=1)  # (b heads, T)
+    attention = softmax(jt.nn.bmm_transpose(q, k)).mean(dim=1)  # (b heads, T)
     pooled = jt.nn.bmm(attention.reshape((batch, heads, count)), tokens)  # (b, heads, e)
     # head h projects its own pooled token with its own rows of w_v
     values = (pooled.reshape((batch, heads, 1, width)) * w_v.reshape((1, heads, dim, width))).sum(dim=-1)
     values = values.reshape((batch, width)) + b_v
     return (jt.nn.matmul_transpose(values, out_weight) + out_bias).reshape((batch, 1, width))
+
+
+def softmax(x: jt.Var) -> jt.Var:
+    """exp(x) / sum exp(x) over the last axis. The maximum, which keeps exp finite, cancels: it needs no gradient.
+
+    Jittor's own softmax differentiates it, which takes three passes over x.
+    """
+    e = jt.exp(x - x.max(dim=-1, keepdims=True).stop_grad())
+    return e / e.sum(dim=-1, keepdims=True)
 
 
 def l1_normalize(x: jt.Var) -> jt.Var:

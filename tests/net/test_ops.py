@@ -192,7 +192,7 @@ def test_nvcc_compiles_every_source(tmp_path, monkeypatch):
     for case in cases():
         if cuda := OPERATIONS[case.operation].cuda:
             evaluate(cuda, case.inputs)
-    assert len(functions) == 18  # seven forward passes, eleven parts of backward passes
+    assert len(functions) == 20  # seven forward passes, thirteen parts of backward passes
     source = tmp_path / "all.cu"
     source.write_text(
         "#include <cstdint>\n#include <map>\n#include <string>\n"

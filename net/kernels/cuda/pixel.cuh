@@ -1,5 +1,5 @@
-// What is computed pixel by pixel: PReLU, layer norm over channels, the GELU gate, nearest-neighbour resizing. ../conv.h,
-// ../rows.h, ../feedforward.h and ../resize.h compute the same on the CPU.
+// What is computed pixel by pixel: PReLU, layer norm over channels, nearest-neighbour resizing. ../conv.h, ../rows.h and
+// ../resize.h compute the same on the CPU.
 #pragma once
 # include "../constants.h"
 # include "launch.cuh"
@@ -123,35 +123,6 @@ struct LayerNormWeights {
         sums[1] += dy[at];
     }
     FILM_BODY void write(long channel, int k, float total) const { (k == 0 ? dweight : dbias)[channel] = total; }
-};
-
-// Phi(z), the distribution function of the standard normal distribution.
-FILM_BODY float normal_below(float z) { return 0.5f * (1 + erff(z * 0.70710678f)); }
-
-// Halves z1, z2 of z (b, 2 half) -> y (b, half) = gelu(z1) * z2, gelu(z) = z Phi(z). For every element of y; `half` is
-// half the size of an image's z.
-struct GatedGelu {
-    long half;
-    const float* z;
-    float* y;
-    FILM_BODY void operator()(long index) const {
-        const long at = index + index / half * half;
-        y[index] = z[at] * normal_below(z[at]) * z[at + half];
-    }
-};
-
-// forward:  y = gelu(z1) * z2
-// backward: dz1 = dy * z2 * gelu'(z1),  dz2 = dy * gelu(z1),  gelu'(z) = Phi(z) + z phi(z)
-struct GatedGeluBackward {
-    long half;
-    const float *z, *dy;
-    float* dz;
-    FILM_BODY void operator()(long index) const {
-        const long at = index + index / half * half;
-        const float z1 = z[at], below = normal_below(z1), density = 0.39894228f * expf(-0.5f * z1 * z1);
-        dz[at] = dy[index] * z[at + half] * (below + z1 * density);
-        dz[at + half] = dy[index] * z1 * below;
-    }
 };
 
 // x (planes, height, width) -> y (planes, out_height, out_width). For every element: y[r][p] = x[rows[r]][columns[p]].
