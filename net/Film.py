@@ -227,6 +227,6 @@ class Net(jt.nn.Module):
         a, b = imageA, imageB
         for stage in (self.restormerca1, self.restormerca2, self.restormerca3):
             a, b = stage(a, b, text)
-        x = self.restormer1(jt.concat([a, b], dim=1))  # (b, 64, H, W)
+        x = self.restormer1(ops.concat_channels(a, b))  # (b, 64, H, W)
         x = self.restormer3(self.restormer2(self.conv1(x)))  # (b, 32, H, W)
         return jt.sigmoid(self.conv2(x))

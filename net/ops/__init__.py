@@ -72,6 +72,7 @@ pooled_text_attention = Operation(
 )
 take_pixels = Operation(reference.take_pixels, cpu=cpu.take_pixels, cuda=cuda.take_pixels)
 l1_normalize = Operation(reference.l1_normalize)
+concat_channels = Operation(reference.concat_channels)
 
 
 def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:

@@ -99,7 +99,7 @@ def merge(
     prelu3(conv3([f, prelu2(conv2(g)) + f])) with weight2 (c, c, 1, 1), weight3 (c, 2c, 1, 1), biases (c,), slopes (1,).
     """
     guided = prelu(pointwise_conv(g, weight2, bias2), slope2) + f
-    return prelu(pointwise_conv(jt.concat([f, guided], dim=1), weight3, bias3), slope3)
+    return prelu(pointwise_conv(concat_channels(f, guided), weight3, bias3), slope3)
 
 
 def pooled_text_attention(
@@ -111,15 +111,16 @@ def pooled_text_attention(
     query, key and value, out_weight (e, e) and out_bias (e,) the output -> (b, 1, e).
 
     Everything after the softmax is linear, so the attention is averaged over the L queries first: the value and output
-    projections then see one vector per head, not T tokens or L queries.
+    projections then see one vector per head, not T tokens or L queries. The bias of the keys is left out: it shifts all
+    scores of a query equally, and the softmax cancels that.
     """
     batch, queries, width = text.shape
     count = tokens.shape[1]
     dim = width // heads
     w_q, w_k, w_v = jt.chunk(in_weight, 3, dim=0)
-    b_q, b_k, b_v = jt.chunk(in_bias, 3, dim=0)
+    b_q, _, b_v = jt.chunk(in_bias, 3, dim=0)
     q = (jt.nn.matmul_transpose(text, w_q) + b_q) / math.sqrt(dim)
-    k = jt.nn.matmul_transpose(tokens.reshape((-1, width)), w_k) + b_k
+    k = jt.nn.matmul_transpose(tokens.reshape((-1, width)), w_k)
     q = q.reshape((batch, queries, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, queries, dim))
     k = k.reshape((batch, count, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, count, dim))
     attention = softmax(jt.nn.bmm_transpose(q, k)).mean(dim=1)  # (b heads, T)
@@ -128,6 +129,22 @@ def pooled_text_attention(
     values = (pooled.reshape((batch, heads, 1, width)) * w_v.reshape((1, heads, dim, width))).sum(dim=-1)
     values = values.reshape((batch, width)) + b_v
     return (jt.nn.matmul_transpose(values, out_weight) + out_bias).reshape((batch, 1, width))
+
+
+class _Concat(jt.Function):
+    """Jittor's own gradient of concat copies `dy` for each array, to clear the part of that array."""
+
+    def execute(self, a: jt.Var, b: jt.Var) -> jt.Var:
+        self.channels = a.shape[1]
+        return jt.concat([a, b], dim=1)
+
+    def grad(self, dy: jt.Var) -> tuple[jt.Var, jt.Var]:
+        return dy[:, : self.channels], dy[:, self.channels :]
+
+
+def concat_channels(a: jt.Var, b: jt.Var) -> jt.Var:
+    """The channels of a, then those of b: a (b, c, H, W), b (b, d, H, W) -> (b, c + d, H, W)."""
+    return _Concat()(a, b)
 
 
 def softmax(x: jt.Var) -> jt.Var:
