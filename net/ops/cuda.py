@@ -7,8 +7,9 @@ loops replace the threads, so that they can be tested without a GPU.
 
 from __future__ import annotations
 
+from net.ops import reference
 from net.ops.binding import KernelOperation
-from net.ops.reference import gated_gelu, pointwise_conv
+from net.ops.reference import pointwise_conv
 from utils.runtime.jittor_env import jt
 
 _PLANE = "const Plane plane{h, w};\n"
@@ -43,7 +44,7 @@ def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> 
     return y if bias is None else y + bias.reshape((1, -1, 1, 1))
 
 
-prelu = KernelOperation(
+_prelu = KernelOperation(
     "cuda/pixel.cuh",
     inputs={"x": "b c h w", "slope": "1"},
     makes={"y": "b c h w", "planes": "b c"},
@@ -81,7 +82,9 @@ _depthwise_gated_gelu = KernelOperation(
 
 
 def depthwise_gated_gelu(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
-    return _depthwise_gated_gelu(x, weight) if bias is None else gated_gelu(depthwise_conv3x3(x, weight, bias))
+    return (
+        _depthwise_gated_gelu(x, weight) if bias is None else reference.gated_gelu(depthwise_conv3x3(x, weight, bias))
+    )
 
 
 take_pixels = KernelOperation(
@@ -119,6 +122,11 @@ _channel_attention = KernelOperation(
 
 def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
     return _channel_attention(qkv, temperature, qkv.shape[1] // 3 // temperature.shape[0])
+
+
+def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
+    """Where no gradient is needed, Jittor's operators, which it fuses with those before."""
+    return reference.prelu(x, slope) if jt.flags.no_grad else _prelu(x, slope)
 
 
 def merge(
