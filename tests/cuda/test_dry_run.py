@@ -63,11 +63,13 @@ def test_a_training_step_waits_for_its_losses_only(counted):
 POOLED = {"STANDIN_POOLED": "1"}  # with Jittor's allocator, as users have it (dry_run.py)
 
 
-def test_memory_of_a_training_step(counted, dry_run, tmp_path):
-    """At batch 2 and 288x384: at most 6 GB."""
+def test_memory_and_copies_of_a_training_step(counted, dry_run, tmp_path):
+    """At batch 2 and 288x384: at most 6 GB; nothing is copied within the device."""
     done = dry_run(tmp_path, "training", **POOLED)
     assert done.returncode == 0, done.stderr[-6000:]
-    assert int(standin.read_report(tmp_path / "training.tsv")["peak"][0]) <= 6e9
+    step = standin.read_report(tmp_path / "training.tsv")
+    assert int(step["peak"][0]) <= 6e9
+    assert "bytes device to device" not in step
 
 
 def test_a_full_gpu_is_one_line(counted, dry_run, tmp_path):
