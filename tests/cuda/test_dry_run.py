@@ -60,6 +60,13 @@ def test_a_training_step_waits_for_its_losses_only(counted):
     assert step["cudaDeviceSynchronize"] == 2, "the losses, and the end of what is counted"
 
 
+def test_the_arrays_of_launches_are_known(counted):
+    """The gate of the eight transformer blocks of width 32: 256 channels with windows of nine become 128."""
+    plane = 4 * 288 * 384
+    kernel = "launch _ZN4film3gpu15for_each_kernelINS0_13DepthwiseGateEEEvT_l"
+    assert counted["forward"][f"{kernel} {256 * plane} {4 * 256 * 9} {128 * plane}"] == ["8"]
+
+
 POOLED = {"STANDIN_POOLED": "1"}  # with Jittor's allocator, as users have it (dry_run.py)
 
 
