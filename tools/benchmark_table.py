@@ -101,14 +101,14 @@ def _title(name: str, versions: Mapping[str, str]) -> str:
     return title.format(".".join(versions.get(package, "").split("+")[0].split(".")[:2]))
 
 
-def replaced(page: str, text: str) -> str:
-    """The page with `text` between its two marks.
+def replaced(page: str, text: str, begin: str = BEGIN) -> str:
+    """The page with `text` between the marks `begin` and `END`.
 
     Raises:
         ValueError: it has no marks.
     """
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{text}\n\n{END}{rest.split(END)[1]}"
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{text}\n\n{END}{rest.split(END)[1]}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

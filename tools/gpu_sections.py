@@ -148,7 +148,7 @@ def trajectory(device: str, folder: str, quick: bool) -> Iterator[Row]:
 
     run_script("data_process.py", "--dataset", "Sample", "--mode", "train", "--out", folder)
     options = ["--dataset_path", Path(folder) / "Sample_train.h5", "--pretrain", WEIGHTS]
-    options += ["--batch_size", "2", "--numepochs", *(("1", "--crop", *map(str, SMALL)) if quick else ("5",))]
+    options += ["--batch_size", "2", "--numepochs", *(("2", "--crop", *map(str, SMALL)) if quick else ("5",))]
     run_script("train.py", *options, "--device", device, "--exp_root", Path(folder) / "exp", "--keep", "1")
     log = Path(folder) / "torch.txt"
     # A CPU build of PyTorch has the same losses.

@@ -62,8 +62,8 @@ class Operation:
 pointwise_conv = Operation(reference.pointwise_conv, cpu=cpu.pointwise_conv)
 conv3x3 = Operation(reference.conv3x3, cpu=cpu.conv3x3, cuda=cuda.conv3x3)
 depthwise_conv3x3 = Operation(reference.depthwise_conv3x3, cuda=cuda.depthwise_conv3x3)
-prelu = Operation(reference.prelu, cpu=cpu.prelu)
-gated_gelu = Operation(reference.gated_gelu, cuda=cuda.gated_gelu)
+prelu = Operation(reference.prelu, cpu=cpu.prelu, cuda=cuda.prelu)
+depthwise_gated_gelu = Operation(reference.depthwise_gated_gelu, cuda=cuda.depthwise_gated_gelu)
 channel_layer_norm = Operation(reference.channel_layer_norm, cuda=cuda.channel_layer_norm)
 channel_attention = Operation(reference.channel_attention, cuda=cuda.channel_attention)
 merge = Operation(reference.merge, cpu=cpu.merge, cuda=recomputed(cuda.merge))
@@ -106,8 +106,8 @@ def _transformer_block(
     """
     y = depthwise_conv3x3(pointwise_conv(channel_layer_norm(x, *norm1), *qkv), *qkv_depthwise)
     x = x + pointwise_conv(channel_attention(y, temperature), *attention_out)
-    y = depthwise_conv3x3(pointwise_conv(channel_layer_norm(x, *norm2), *project_in), *depthwise)
-    return x + pointwise_conv(gated_gelu(y), *project_out)
+    y = depthwise_gated_gelu(pointwise_conv(channel_layer_norm(x, *norm2), *project_in), *depthwise)
+    return x + pointwise_conv(y, *project_out)
 
 
 transformer_block = Operation(_transformer_block, cpu=cpu.transformer_block, cuda=recomputed(_transformer_block))

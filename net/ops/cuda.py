@@ -7,8 +7,9 @@ loops replace the threads, so that they can be tested without a GPU.
 
 from __future__ import annotations
 
+from net.ops import reference
 from net.ops.binding import KernelOperation
-from net.ops.reference import pointwise_conv, prelu
+from net.ops.reference import pointwise_conv
 from utils.runtime.jittor_env import jt
 
 _PLANE = "const Plane plane{h, w};\n"
@@ -43,6 +44,17 @@ def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> 
     return y if bias is None else y + bias.reshape((1, -1, 1, 1))
 
 
+_prelu = KernelOperation(
+    "cuda/pixel.cuh",
+    inputs={"x": "b c h w", "slope": "1"},
+    makes={"y": "b c h w", "planes": "b c"},
+    forward="for_each(Prelu{x, slope, y}, b * c * h * w);",
+    backward=[
+        "for_each(PreluBackward{x, slope, dy, dx}, b * c * h * w);",
+        "sum_each<1>(PreluSlope{h * w, x, dy, planes}, b * c, h * w);\nsum_each<1>(Total{planes, dslope}, 1, b * c);",
+    ],
+)
+
 channel_layer_norm = KernelOperation(
     "cuda/pixel.cuh",
     inputs={"x": "b c h w", "weight": "c", "bias": "c"},
@@ -55,14 +67,25 @@ channel_layer_norm = KernelOperation(
     ],
 )
 
-gated_gelu = KernelOperation(
-    "cuda/pixel.cuh",
-    inputs={"x": "b 2k h w"},
-    makes={"y": "b k h w"},
-    setup="const long half = k * h * w;\n",
-    forward="for_each(GatedGelu{half, x, y}, b * half);",
-    backward=["for_each(GatedGeluBackward{half, x, dy, dx}, b * half);"],
+_depthwise_gated_gelu = KernelOperation(
+    "cuda/gate.cuh",
+    inputs={"x": "b 2k h w", "weight": "2k 1 3 3"},
+    makes={"y": "b k h w", "dz": "b 2k h w"},
+    setup=_PLANE + "const Halves halves{plane, k, x, weight};\n",
+    forward="for_each(DepthwiseGate{halves, y}, b * k * h * w);",
+    backward=[
+        "for_each(DepthwiseGateBackward{halves, dy, dz}, b * k * h * w);",
+        "for_each(Depthwise{plane, 2 * k, dz, weight, true, dx}, b * 2 * k * h * w);",
+        "sum_each<9>(DepthwiseWeights{plane, 2 * k, x, dz, dweight}, 2 * k, b * h * w);",
+    ],
 )
+
+
+def depthwise_gated_gelu(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    return (
+        _depthwise_gated_gelu(x, weight) if bias is None else reference.gated_gelu(depthwise_conv3x3(x, weight, bias))
+    )
+
 
 take_pixels = KernelOperation(
     "cuda/pixel.cuh",
@@ -99,6 +122,11 @@ _channel_attention = KernelOperation(
 
 def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
     return _channel_attention(qkv, temperature, qkv.shape[1] // 3 // temperature.shape[0])
+
+
+def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
+    """Where no gradient is needed, Jittor's operators, which it fuses with those before."""
+    return reference.prelu(x, slope) if jt.flags.no_grad else _prelu(x, slope)
 
 
 def merge(

@@ -58,6 +58,11 @@ def gated_gelu(x: jt.Var) -> jt.Var:
     return x1 * (1 + jt.erf(x1 * math.sqrt(0.5))) * 0.5 * x2
 
 
+def depthwise_gated_gelu(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    """The gate of a depthwise convolution: x (b, 2h, H, W), weight (2h, 1, 3, 3), bias (2h,) -> (b, h, H, W)."""
+    return gated_gelu(depthwise_conv3x3(x, weight, bias))
+
+
 def channel_layer_norm(x: jt.Var, weight: jt.Var, bias: jt.Var | None) -> jt.Var:
     """Layer norm over the channels of every pixel: x (b, c, H, W), weight and bias (c,).
 
@@ -82,7 +87,7 @@ def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
     dim = channels // 3 // heads
     q, k, v = (part.reshape((batch * heads, dim, height * width)) for part in jt.chunk(qkv, 3, dim=1))
     scores = jt.nn.bmm_transpose(l2_normalize(q), l2_normalize(k)).reshape((batch, heads, dim, dim))
-    attention = jt.nn.softmax(scores * temperature.reshape((1, heads, 1, 1)), dim=-1)
+    attention = softmax(scores * temperature.reshape((1, heads, 1, 1)))
     return jt.nn.bmm(attention.reshape((batch * heads, dim, dim)), v).reshape((batch, heads * dim, height, width))
 
 
@@ -94,7 +99,7 @@ def merge(
     prelu3(conv3([f, prelu2(conv2(g)) + f])) with weight2 (c, c, 1, 1), weight3 (c, 2c, 1, 1), biases (c,), slopes (1,).
     """
     guided = prelu(pointwise_conv(g, weight2, bias2), slope2) + f
-    return prelu(pointwise_conv(jt.concat([f, guided], dim=1), weight3, bias3), slope3)
+    return prelu(pointwise_conv(concat_channels(f, guided), weight3, bias3), slope3)
 
 
 def pooled_text_attention(
@@ -106,18 +111,19 @@ def pooled_text_attention(
     query, key and value, out_weight (e, e) and out_bias (e,) the output -> (b, 1, e).
 
     Everything after the softmax is linear, so the attention is averaged over the L queries first: the value and output
-    projections then see one vector per head, not T tokens or L queries.
+    projections then see one vector per head, not T tokens or L queries. The bias of the keys is left out: it shifts all
+    scores of a query equally, and the softmax cancels that.
     """
     batch, queries, width = text.shape
     count = tokens.shape[1]
     dim = width // heads
     w_q, w_k, w_v = jt.chunk(in_weight, 3, dim=0)
-    b_q, b_k, b_v = jt.chunk(in_bias, 3, dim=0)
+    b_q, _, b_v = jt.chunk(in_bias, 3, dim=0)
     q = (jt.nn.matmul_transpose(text, w_q) + b_q) / math.sqrt(dim)
-    k = jt.nn.matmul_transpose(tokens.reshape((-1, width)), w_k) + b_k
+    k = jt.nn.matmul_transpose(tokens.reshape((-1, width)), w_k)
     q = q.reshape((batch, queries, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, queries, dim))
     k = k.reshape((batch, count, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, count, dim))
-    attention = jt.nn.softmax(jt.nn.bmm_transpose(q, k), dim=-1).mean(dim=1)  # (b heads, T)
+    attention = softmax(jt.nn.bmm_transpose(q, k)).mean(dim=1)  # (b heads, T)
     pooled = jt.nn.bmm(attention.reshape((batch, heads, count)), tokens)  # (b, heads, e)
     # head h projects its own pooled token with its own rows of w_v
     values = (pooled.reshape((batch, heads, 1, width)) * w_v.reshape((1, heads, dim, width))).sum(dim=-1)
@@ -130,9 +136,29 @@ def guide(tokens: jt.Var, pooled: jt.Var) -> jt.Var:
     return tokens * l1_normalize(pooled)
 
 
-def concat_channels(first: jt.Var, second: jt.Var) -> jt.Var:
-    """The channels of two arrays (b, c, H, W), one after the other: (b, 2c, H, W)."""
-    return jt.concat([first, second], dim=1)
+class _Concat(jt.Function):
+    """Jittor's own gradient of concat copies `dy` for each array, to clear the part of that array."""
+
+    def execute(self, a: jt.Var, b: jt.Var) -> jt.Var:
+        self.channels = a.shape[1]
+        return jt.concat([a, b], dim=1)
+
+    def grad(self, dy: jt.Var) -> tuple[jt.Var, jt.Var]:
+        return dy[:, : self.channels], dy[:, self.channels :]
+
+
+def concat_channels(a: jt.Var, b: jt.Var) -> jt.Var:
+    """The channels of a, then those of b: a (b, c, H, W), b (b, d, H, W) -> (b, c + d, H, W)."""
+    return _Concat()(a, b)
+
+
+def softmax(x: jt.Var) -> jt.Var:
+    """exp(x) / sum exp(x) over the last axis. The maximum, which keeps exp finite, cancels: it needs no gradient.
+
+    Jittor's own softmax differentiates it, which takes three passes over x.
+    """
+    e = jt.exp(x - x.max(dim=-1, keepdims=True).stop_grad())
+    return e / e.sum(dim=-1, keepdims=True)
 
 
 def l1_normalize(x: jt.Var) -> jt.Var:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from utils.runtime import cuda
+
 HERE = Path(__file__).resolve().parent / "standin"
 # name -> the file name that programs look for
 LIBRARIES = {"cuda": "libcuda.so.1", "cudart": "libcudart.so.{major}", "cublas": "libcublas.so.{major}"}
@@ -23,16 +25,26 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
             (folder / "include" / header.name).symlink_to(header)
     (folder / "bin" / "nvcc").symlink_to(HERE / "nvcc")
     # To optimize Jittor's core and the operators' host code would take longer than to run it.
-    (folder / "bin" / "g++").write_text(f'#!/bin/sh\nexec {shutil.which("g++")} "$@" -O0\n')
+    (folder / "bin" / "g++").write_text(f'#!/bin/sh\nexec {shutil.which(cuda.host_compiler())} "$@" -O0\n')
     (folder / "bin" / "g++").chmod(0o755)
-    flags = ["-std=c++17", "-O1", "-fPIC", "-shared", f"-I{folder / 'include'}", f"-DSTANDIN_CUDA={version[0]}"]
+    flags = ["-std=c++17", "-O3", "-march=native", "-fPIC", "-shared"]
+    flags += [f"-I{folder / 'include'}", f"-DSTANDIN_CUDA={version[0]}"]
     for name, file in LIBRARIES.items():
         library = folder / "lib64" / file.format(major=version[0])
         source = HERE / f"{name}.cc"
         # There is no source for cublasLt, which is loaded and not used.
         sources = [source] if source.exists() else ["-x", "c++", os.devnull]
+        sources += [HERE / "grid.cc"] * (name == "cudart")
         subprocess.run(["g++", *flags, *sources, f"-Wl,-soname,{library.name}", "-o", library], check=True, timeout=300)
         (folder / "lib64" / f"lib{name}.so").symlink_to(library.name)
+
+
+def forget_older(folder: Path) -> None:
+    """Delete the operators below `folder` that an older version of the stand-in compiled."""
+    changed = max(path.stat().st_mtime for path in HERE.iterdir())
+    for path in [*folder.rglob("jit/unit*"), *folder.rglob("jit/*.compiled")]:
+        if path.stat().st_mtime < changed:
+            path.unlink()
 
 
 def environment(folder: Path, nvcc: Path, home: Path) -> dict[str, str]:

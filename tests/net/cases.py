@@ -51,7 +51,8 @@ def cases(sizes: Sequence[tuple[int, int, int]] = SIZES) -> Iterator[Case]:
             yield Case("conv3x3", (random(b, i, h, w), random(o, i, 3, 3)))
         for bias in (random(5), None):
             yield Case("depthwise_conv3x3", (random(b, 5, h, w), random(5, 1, 3, 3), bias))
-        yield Case("gated_gelu", (random(b, 6, h, w, scale=3),))
+        for bias in (random(6), None):
+            yield Case("depthwise_gated_gelu", (random(b, 6, h, w), random(6, 1, 3, 3), bias))
         for c, heads in ((32, 8), (6, 2)):
             temperature = random(heads, 1, 1, scale=0.3, shift=1)
             yield Case("channel_attention", (random(b, 3 * c, h, w), temperature), 1e-4)

@@ -140,6 +140,15 @@ def test_gelu_is_exact_in_its_tails():
     assert np.abs(gelu(jt.array(x)).numpy() - exact).max() < 2e-7 * 12
 
 
+@pytest.mark.parametrize("device", ["cuda"] if ON_GPU else ["cpu", "cuda"])
+def test_the_gradient_of_the_slope_keeps_its_digits(device):
+    """A sum of a million terms: added to one float32 in turn, they lose two digits more."""
+    x = -np.abs(random(1, 8, 320, 400)())
+    slope = jt.array(np.array([0.25], np.float32))
+    gradient = jt.grad(getattr(ops.prelu, device)(jt.array(x), slope).sum(), slope)
+    assert gradient.item() == pytest.approx(x.sum(dtype=np.float64), rel=1e-6)
+
+
 @only_cpu
 def test_pooled_text_attention_survives_large_scores():
     """Scores of several hundred: exp would overflow without subtracting the maximum."""
@@ -202,7 +211,7 @@ def test_nvcc_compiles_every_source(tmp_path, monkeypatch):
     for case in cases():
         if cuda := OPERATIONS[case.operation].cuda:
             evaluate(cuda, case.inputs)
-    assert len(functions) == 15  # six forward passes, nine parts of backward passes
+    assert len(functions) == 20  # seven forward passes, thirteen parts of backward passes
     source = tmp_path / "all.cu"
     source.write_text(
         "#include <cstdint>\n#include <map>\n#include <string>\n"

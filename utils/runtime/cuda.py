@@ -68,6 +68,7 @@ class Cuda:
     nvcc: Path | None = None
     version: Version | None = None  # nvcc's
     oldest: Version = (0, 0)  # the oldest compute capability that nvcc compiles for
+    compiler_refused: str = ""  # what nvcc says about the C++ compiler if it is too new or too old for it
     root: Path | None = None  # the toolkit's folder
     libraries: dict[str, Library] = field(default_factory=dict)
 
@@ -83,7 +84,7 @@ def text_of(version: Version | None) -> str:
 
 
 def look() -> Cuda:
-    """Find the parts of CUDA on this machine. nvcc runs (three times) only if a GPU is usable."""
+    """Find the parts of CUDA on this machine. nvcc runs (four times) only if a GPU is usable."""
     driver, gpus = driver_and_gpus()
     nvcc = find_nvcc()
     version = nvcc_version(nvcc) if nvcc and gpus else None
@@ -96,6 +97,7 @@ def look() -> Cuda:
         nvcc=nvcc,
         version=version,
         oldest=oldest_capability(nvcc) if nvcc and version else (0, 0),
+        compiler_refused=compiler_refused(nvcc) if nvcc and version else "",
         root=root,
         libraries=find_libraries(root, version) if root and version else {},
     )
@@ -121,6 +123,13 @@ def problem(cuda: Cuda) -> str | None:
         return (
             f"the driver supports CUDA up to {text_of(cuda.driver)}, nvcc is {text_of(cuda.version)}: install a newer "
             "driver, or set nvcc_path to the nvcc of an older toolkit"
+        )
+    if cuda.oldest == (0, 0):
+        return f"{cuda.nvcc} is {text_of(cuda.version)}, which is too old: CUDA 11.8, 12 or 13 is needed"
+    if cuda.compiler_refused:
+        return (
+            f"nvcc {text_of(cuda.version)} does not accept {host_compiler()} ({cuda.compiler_refused}): install "
+            "another version, and set cc_path, for example cc_path=g++-11"
         )
     if cuda.gpus[0].capability < cuda.oldest:
         return (
@@ -207,6 +216,24 @@ def oldest_capability(nvcc: Path) -> Version:
     """The oldest compute capability that nvcc compiles for: `compute_75` -> (7, 5); (0, 0) if it does not say."""
     found = [int(number) for number in re.findall(r"compute_(\d+)", _nvcc_output(nvcc, "--list-gpu-arch"))]
     return divmod(min(found, default=0), 10)
+
+
+def host_compiler() -> str:
+    """The C++ compiler that Jittor uses, for nvcc's host code too."""
+    return os.environ.get("cc_path") or "g++"
+
+
+def compiler_refused(nvcc: Path) -> str:
+    """What nvcc says about `host_compiler` if it does not accept its version, such as 'gcc versions later than 11 are
+    not supported'; otherwise ''.
+    """
+    preprocess = [nvcc, "-ccbin", host_compiler(), "-E", "-x", "cu", os.devnull]
+    try:
+        done = processes.run(preprocess, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    found = re.search(r"unsupported \w+ version! ([^!]+)!", done.stderr)
+    return found[1] if found else ""
 
 
 def toolkit_root(nvcc: Path) -> Path:

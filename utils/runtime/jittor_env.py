@@ -89,7 +89,7 @@ def _file_of(package: str, name: str) -> Path | None:
 
 def _check_compiler() -> None:
     """Raise a UserError if the C++ compiler or Python's headers are missing: Jittor compiles its kernels."""
-    compiler = os.environ.get("cc_path") or "g++"
+    compiler = cuda.host_compiler()
     if shutil.which(compiler) is None:
         raise UserError(f"{compiler}: no C++ compiler; Jittor needs one (Debian and Ubuntu: apt install g++)")
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"

@@ -3,11 +3,62 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
+from net.ops.binding import kernel_header
 from utils.runtime.collective import mean_of_gradients
 from utils.runtime.jittor_env import jt
+
+Parameters = Sequence[tuple[jt.Var, jt.Var, jt.Var, jt.Var]]  # parameter, gradient, and the moments m and v
+TOGETHER = 48  # parameters in a launch of update_together; their addresses are arguments, of at most 4 KB
+
+
+def update_each(
+    parameters: Parameters, step_size: jt.Var, root_correction: jt.Var, betas: tuple[float, float], eps: float
+) -> None:
+    """Update parameters and moments: p -= step_size * m / (sqrt(v) / root_correction + eps)."""
+    beta1, beta2 = betas
+    for p, g, m, v in parameters:
+        m.update(m + (g - m) * (1 - beta1))
+        v.update(beta2 * v + (1 - beta2) * g * g)
+        p.update(p - step_size * m / (jt.sqrt(v) / root_correction + eps))
+
+
+def update_together(
+    parameters: Parameters, step_size: jt.Var, root_correction: jt.Var, betas: tuple[float, float], eps: float
+) -> None:
+    """The same for a GPU, many parameters in one launch: launches for each would take longer than their work."""
+    beta1, beta2 = betas
+    header = kernel_header("cuda/adam.cuh")
+    for first in range(0, len(parameters), TOGETHER):
+        part = parameters[first : first + TOGETHER]
+        count = len(part)
+        new = [x for p, _, m, v in part for x in (p, m, v)]
+        # in the order of the members of `Parameter`
+        rows = ", ".join(
+            f"{{{_pointers('in', 4 * i, 4)}, {_pointers('out', 3 * i, 3)}, in{4 * i}->num}}" for i in range(count)
+        )
+        numbers = ", ".join(f"{number!r}f" for number in (1 - beta1, beta2, 1 - beta2, eps))
+        body = f"Adam<{count}>{{{{{rows}}}, {_pointers('in', 4 * count, 2)}, {numbers}}}"
+        source = f"for_each({body}, {sum(p.numel() for p, *_ in part)});"
+        values = jt.code(
+            [x.shape for x in new],
+            [x.dtype for x in new],
+            [*(x for of_one in part for x in of_one), step_size, root_correction],
+            cpu_header=header,
+            cpu_src=source,
+            cuda_header=header,
+            cuda_src=source,
+        )
+        for x, value in zip(new, values, strict=True):
+            x.update(value)
+
+
+def _pointers(name: str, first: int, count: int) -> str:
+    """The variables that Jittor declares for `count` arrays."""
+    return ", ".join(f"{name}{first + k}_p" for k in range(count))
 
 
 class Adam(jt.optim.Optimizer):
@@ -45,10 +96,9 @@ class Adam(jt.optim.Optimizer):
         root_correction = jt.array(np.float32(math.sqrt(1 - beta2**self.n_step)))
         (group,) = self.param_groups
         gradients = mean_of_gradients(group["grads"])
-        for p, g, m, v in zip(group["params"], gradients, group["m"], group["v"], strict=True):
-            m.update(m + (g - m) * (1 - beta1))
-            v.update(beta2 * v + (1 - beta2) * g * g)
-            p.update(p - step_size * m / (jt.sqrt(v) / root_correction + self.eps))
+        parameters = list(zip(group["params"], gradients, group["m"], group["v"], strict=True))
+        update = update_together if jt.flags.use_cuda else update_each
+        update(parameters, step_size, root_correction, self.betas, self.eps)
         self.post_step()
 
     def state_dict(self) -> dict[str, object]:

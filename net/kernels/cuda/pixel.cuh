@@ -1,11 +1,52 @@
-// What is computed pixel by pixel: layer norm over channels, the GELU gate, nearest-neighbour resizing. ../rows.h,
-// ../feedforward.h and ../resize.h compute the same on the CPU.
+// What is computed pixel by pixel: PReLU, layer norm over channels, nearest-neighbour resizing. ../conv.h, ../rows.h and
+// ../resize.h compute the same on the CPU.
 #pragma once
 # include "../constants.h"
 # include "launch.cuh"
 
 namespace film {
 namespace gpu {
+
+// y = x where x > 0, else slope * x. For every element.
+struct Prelu {
+    const float *x, *slope;
+    float* y;
+    FILM_BODY void operator()(long index) const { y[index] = x[index] > 0 ? x[index] : *slope * x[index]; }
+};
+
+// forward:  y = x where x > 0, else slope * x
+// backward: dx = dy where x > 0, else slope * dy
+//
+// For every element.
+struct PreluBackward {
+    const float *x, *slope, *dy;
+    float* dx;
+    FILM_BODY void operator()(long index) const { dx[index] = x[index] > 0 ? dy[index] : *slope * dy[index]; }
+};
+
+// forward:  y = x where x > 0, else slope * x
+// backward: dslope = sum of x dy where x <= 0
+//
+// The terms are millions, of either sign: to add them to one number in turn, as Jittor does, loses digits. Groups are the
+// planes of all channels and images, items their pixels; Total then adds the planes.
+struct PreluSlope {
+    long plane;
+    const float *x, *dy;
+    float* planes;
+    FILM_BODY void operator()(long group, long p, float* sums) const {
+        const long at = group * plane + p;
+        if (!(x[at] > 0)) sums[0] += x[at] * dy[at];
+    }
+    FILM_BODY void write(long group, int, float total) const { planes[group] = total; }
+};
+
+// One group: the sum of all items.
+struct Total {
+    const float* terms;
+    float* total;
+    FILM_BODY void operator()(long, long item, float* sums) const { sums[0] += terms[item]; }
+    FILM_BODY void write(long, int, float sum) const { *total = sum; }
+};
 
 // The index of a pixel's first channel in an array (b, channels, height, width); its next channel is `plane` further.
 FILM_BODY long first_channel(long pixel, long channels, long plane) {
@@ -82,35 +123,6 @@ struct LayerNormWeights {
         sums[1] += dy[at];
     }
     FILM_BODY void write(long channel, int k, float total) const { (k == 0 ? dweight : dbias)[channel] = total; }
-};
-
-// Phi(z), the distribution function of the standard normal distribution.
-FILM_BODY float normal_below(float z) { return 0.5f * (1 + erff(z * 0.70710678f)); }
-
-// Halves z1, z2 of z (b, 2 half) -> y (b, half) = gelu(z1) * z2, gelu(z) = z Phi(z). For every element of y; `half` is
-// half the size of an image's z.
-struct GatedGelu {
-    long half;
-    const float* z;
-    float* y;
-    FILM_BODY void operator()(long index) const {
-        const long at = index + index / half * half;
-        y[index] = z[at] * normal_below(z[at]) * z[at + half];
-    }
-};
-
-// forward:  y = gelu(z1) * z2
-// backward: dz1 = dy * z2 * gelu'(z1),  dz2 = dy * gelu(z1),  gelu'(z) = Phi(z) + z phi(z)
-struct GatedGeluBackward {
-    long half;
-    const float *z, *dy;
-    float* dz;
-    FILM_BODY void operator()(long index) const {
-        const long at = index + index / half * half;
-        const float z1 = z[at], below = normal_below(z1), density = 0.39894228f * expf(-0.5f * z1 * z1);
-        dz[at] = dy[index] * z[at + half] * (below + z1 * density);
-        dz[at + half] = dy[index] * z1 * below;
-    }
 };
 
 // x (planes, height, width) -> y (planes, out_height, out_width). For every element: y[r][p] = x[rows[r]][columns[p]].

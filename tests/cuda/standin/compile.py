@@ -1,36 +1,55 @@
 """Compile operators that `nvcc` left, with the real nvcc, many in one translation unit: compile.py LIBRARY
 
 LIBRARY is one of them; all that wait in its folder are compiled. An operator's source defines jittor::XOp::jit_run().
-In a unit, operator number 7 defines jittor::XOp::jit_run_7(), a method that the class gets while its header is read.
-The functions of the operator's file, such as its kernels, get the same number.
+In a unit, operator number 7 defines jittor::XOp::jit_run_7(), a method that the class gets while its header is read,
+and standin_run_7(), which says what the operator may use (operator.h), and calls it. The functions of the operator's
+file, such as its kernels, get the same number. With $STANDIN_COMPUTE=1, what nvcc made of the kernels is translated for
+the CPU (ptx.py).
 """
 
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import ptx
+
 PER_UNIT = 16
+HERE = Path(__file__).resolve().parent
 DEFINE = re.compile(r"^\s*#\s*define\s+(\w+)", re.MULTILINE)
 INCLUDE = re.compile(r"^\s*#\s*include.*$", re.MULTILINE)
 # Functions of the file: kernels, and a helper that Jittor writes into most sources.
 FUNCTION = re.compile(r"(?:__global__[^;{(]*?|^\s*inline static \w+ )(\w+)\s*\(", re.MULTILINE)
-RUN = re.compile(r"void (?:jittor::)?(\w+)::jit_run\(\)")
+# How Jittor names the kernels of an operator that it fuses, and how it says of which operators it consists.
+JITTORS = re.compile(r"^func_[0-9a-f]+(?=_\d+$)")
+OPERATOR = re.compile(r"^#define op\d+_(?:OP (\w+)|(?!binary|unary)([a-z]\w+) ?$)", re.MULTILINE)
+# In PTX: a kernel with its parameters, and the type and length of one of these.
+ENTRY = re.compile(r"\.entry (\w+)\(([^)]*)\)")
+PARAMETER = re.compile(r"\.param (?:\.align \d+ )?\.[busf](\d+)[^,\[]*(?:\[(\d+)\])?")
+NAME = re.compile(r"void (?:jittor::)?(\w+)::jit_run\(\)")
+RUN = """extern "C" void standin_run_{i}(jittor::{name}* op) {{
+    standin_begin(op);
+    op->jit_run_{i}();
+    standin_end();
+}}"""
 
 
 def unit(sources: list[str]) -> str:
     """One source of many operators."""
     methods = "".join(f"; void jit_run_{i}()" for i in range(len(sources))).removesuffix("()")
     includes = list(dict.fromkeys(line.strip() for text in sources for line in INCLUDE.findall(text)))
-    parts = ["#define JIT 1", "#define JIT_cuda 1", f"#define jit_run jit_run(){methods}", *includes, "#undef jit_run"]
+    parts = ["#define JIT 1", "#define JIT_cuda 1", f"#define jit_run jit_run(){methods}", *includes]
+    parts += [f'#include "{HERE / "operator.h"}"', "#undef jit_run"]
     for i, text in enumerate(sources):
         text = INCLUDE.sub("", text)
         renamed = [*dict.fromkeys(FUNCTION.findall(text)), "jit_run"]
-        parts += [f"#define {name} {name}_{i}" for name in renamed]
+        operators = "_".join(dict.fromkeys(word or name for word, name in OPERATOR.findall(text)))
+        parts += [f"#define {name} {JITTORS.sub(operators, name)}_{i}" for name in renamed]
         parts += [text, *(f"#undef {name}" for name in dict.fromkeys([*DEFINE.findall(text), *renamed]))]
-        parts += ["#define JIT 1", "#define JIT_cuda 1"]
+        parts += ["#define JIT 1", "#define JIT_cuda 1", RUN.format(i=i, name=NAME.search(text)[1])]
     return "\n".join(parts) + "\n"
 
 
@@ -43,17 +62,21 @@ def compile_unit(number: int, libraries: list[Path]) -> None:
     target.with_suffix(".cc").write_text(unit(sources))
     replaced = {own: f"{target}.cc", str(libraries[0]): f"{target}.so"}
     words = [replaced.get(a, a) for a in arguments]
-    done = subprocess.run([os.environ["STANDIN_NVCC"], *words, "-Xptxas", "-v"], capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"{target}.cc: {done.stdout}{done.stderr}")
+    with tempfile.TemporaryDirectory(dir=target.parent) as keep:
+        nvcc = [os.environ["STANDIN_NVCC"], *words, "-Xptxas", "-v", "--keep", "--keep-dir", keep]
+        done = subprocess.run(nvcc, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{target}.cc: {done.stdout}{done.stderr}")
+        Path(keep, f"{target.name}.ptx").rename(f"{target}.so.ptx")
     resources = re.findall(r"Compiling entry function '(\S+)'.*?Used (\d+) registers([^\n]*)", done.stderr, re.DOTALL)
+    parameters = dict(ENTRY.findall(Path(f"{target}.so.ptx").read_text()))
     with Path(f"{target}.so.kernels").open("w") as file:
         for name, registers, rest in resources:
             shared = re.search(r"(\d+) bytes smem", rest)
-            print(name, registers, shared[1] if shared else 0, file=file)
-    for i, (library, text) in enumerate(zip(libraries, sources, strict=True)):
-        name, method = RUN.search(text)[1], f"jit_run_{i}"
-        Path(f"{library}.compiled").write_text(f"{target}.so _ZN6jittor{len(name)}{name}{len(method)}{method}Ev\n")
+            sizes = [int(bits) // 8 * int(length or 1) for bits, length in PARAMETER.findall(parameters[name])]
+            print(name, registers, shared[1] if shared else 0, *sizes, file=file)
+    for i, library in enumerate(libraries):
+        Path(f"{library}.compiled").write_text(f"{target}.so standin_run_{i}\n")
 
 
 def main() -> None:
@@ -66,10 +89,13 @@ def main() -> None:
     for library in waiting:
         flags = [word for word in Path(f"{library}.command").read_text().split("\n") if word.startswith(("-I", "-l"))]
         groups.setdefault(tuple(flags), []).append(library)
-    first = len(list(folder.glob("unit*.cc")))
+    first = len(list(folder.glob("unit*[0-9].cc")))
     units = [group[i : i + PER_UNIT] for group in groups.values() for i in range(0, len(group), PER_UNIT)]
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(compile_unit, range(first, first + len(units)), units))
+        if os.environ.get("STANDIN_COMPUTE") == "1":
+            waiting = [path for path in sorted(folder.glob("unit*.ptx")) if not path.with_suffix(".cpu.so").exists()]
+            list(pool.map(ptx.compile_for_cpu, waiting))
 
 
 if __name__ == "__main__":

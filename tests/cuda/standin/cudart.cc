@@ -1,6 +1,7 @@
 // libcudart: a device whose memory is host memory between guard bytes. It copies, checks launches, and counts.
-// It computes nothing. What a GPU or the CUDA runtime would refuse, and what is written outside an allocation by a copy,
-// is noted as an error; standin_report writes all of it to a file.
+// With $STANDIN_COMPUTE=1 it also runs the kernels: what ptx.py made of them lies next to their library. What a GPU or the
+// CUDA runtime would refuse, and what is outside an allocation, is noted as an error; standin_report writes all of it to a
+// file.
 #include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <sys/mman.h>
@@ -14,9 +15,11 @@
 #include <fstream>
 #include <map>
 #include <mutex>
+#include <sstream>
 #include <string>
 #include <vector>
 #include "standin.h"
+#include "thread.h"
 
 #define API extern "C" __attribute__((visibility("default")))
 
@@ -26,6 +29,7 @@ std::recursive_mutex mutex;
 using Lock = std::lock_guard<std::recursive_mutex>;
 
 const size_t MEMORY = standin_setting("STANDIN_MEMORY", STANDIN_BYTES);
+const bool COMPUTE = standin_setting("STANDIN_COMPUTE", 0);
 constexpr size_t GUARD = 4096;
 // A signalling NaN: adding 0.0f makes it quiet, so that an addition of nothing is seen too.
 constexpr uint32_t PATTERN = 0x7fa0c0de;
@@ -64,6 +68,26 @@ std::map<char*, size_t>::iterator allocation_of(std::map<char*, size_t>& of, con
     return (const char*)p < next->first + std::max<size_t>(next->second, 1) ? next : of.end();
 }
 
+void forget_known() { std::fill(standin_known, standin_known + KNOWN, Array()); }
+
+std::vector<Array> arrays;  // those that the running operator of Jittor may use; empty: all allocations
+
+// The array at `p`, or the nearest one.
+Array nearest(const void* p) {
+    const uint64_t at = (uint64_t)p;
+    const auto distance = [&](const Array& a) { return at < a.start ? a.start - at : at < a.end ? 0 : at - a.end + 1; };
+    Array best{0, 0};
+    const auto consider = [&](const Array& a) {
+        if (distance(a) < distance(best) || (distance(a) == distance(best) && a.end > best.end)) best = a;
+    };
+    for (const Array& a : arrays) consider(a);
+    if (!arrays.empty() || device.empty()) return best;
+    auto next = device.upper_bound((char*)p);
+    for (auto it : {next, next == device.begin() ? next : std::prev(next)})
+        if (it != device.end()) consider({(uint64_t)it->first, (uint64_t)it->first + it->second});
+    return best;
+}
+
 cudaError_t copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, const char* name) {
     Lock lock(mutex);
     standin_count(name);
@@ -86,10 +110,13 @@ cudaError_t copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, c
 struct Kernel {
     std::string name;
     int registers = 0, shared = 0;
+    std::vector<size_t> parameters;  // their sizes
+    const Translated* translated = nullptr;
 };
 struct Module {
     std::map<std::string, Kernel> kernels;
 };
+std::string running;  // the kernel that runs; empty if it has made an error
 std::map<const void*, Kernel> kernels;  // by the function that host code calls
 struct Call {
     dim3 grid, block;
@@ -98,13 +125,28 @@ struct Call {
 };
 thread_local std::vector<Call> configured;
 
-cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t dynamic) {
+// The sizes of the arrays whose addresses are among the arguments, or in structures among them: " 4096 128". A kernel that
+// gets an array twice reads it once.
+std::string arrays_of(const Kernel& kernel, void** arguments) {
+    std::string sizes;
+    std::vector<char*> seen;
+    for (size_t i = 0; i < kernel.parameters.size(); i++)
+        for (size_t at = 0; at + sizeof(void*) <= kernel.parameters[i]; at += sizeof(void*)) {
+            auto found = allocation_of(device, *(void**)((char*)arguments[i] + at));
+            if (found == device.end() || std::count(seen.begin(), seen.end(), found->first)) continue;
+            seen.push_back(found->first);
+            sizes += " " + std::to_string(found->second);
+        }
+    return sizes;
+}
+
+cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments, size_t dynamic) {
     Lock lock(mutex);
     auto found = kernels.find(function);
     if (found == kernels.end()) return refuse(cudaErrorInvalidDeviceFunction, "a launch of an unknown kernel");
     const Kernel& kernel = found->second;
     calls["launches"]++;
-    calls["launch " + kernel.name]++;
+    calls["launch " + kernel.name + arrays_of(kernel, arguments)]++;
     char text[300];
     snprintf(text, sizeof text, "%.100s<<<(%u, %u, %u), (%u, %u, %u), %zu>>> with %d registers and %d bytes shared",
         kernel.name.c_str(), grid.x, grid.y, grid.z, block.x, block.y, block.z, dynamic, kernel.registers, kernel.shared);
@@ -116,6 +158,11 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, size_t dynamic) 
     if (dynamic + kernel.shared > 48 << 10) return refuse(cudaErrorInvalidValue, std::string("shared memory: ") + text);
     const size_t warps = (threads + 127) / 128 * 4, registers = (kernel.registers + 7) / 8 * 8;
     if (warps * 32 * registers > 65536) return refuse(cudaErrorLaunchOutOfResources, std::string("registers: ") + text);
+    if (!COMPUTE) return cudaSuccess;
+    if (!kernel.translated || dynamic) return refuse(cudaErrorInvalidDeviceFunction, std::string("not translated: ") + text);
+    running = kernel.name;
+    if (!standin_run(*kernel.translated, {grid.x, grid.y, grid.z}, {block.x, block.y, block.z}, arguments))
+        return refuse(cudaErrorLaunchFailure, std::string("threads wait for others that never come: ") + text);
     return cudaSuccess;
 }
 
@@ -135,12 +182,50 @@ API void standin_error(const char* format, ...) {
     fprintf(stderr, "stand-in: %s\n", text);
 }
 
-API bool standin_inside(const void* p, size_t size, const char* what) {
+API size_t standin_left(const void* p) {
     Lock lock(mutex);
-    auto found = allocation_of(device, p);
-    if (found != device.end() && (const char*)p + size <= found->first + found->second) return true;
-    standin_error("%s: %zu bytes at %p are not in one allocation on the device", what, size, p);
+    const Array array = nearest(p);
+    return array.holds((uint64_t)p, 1) ? array.end - (uint64_t)p : 0;
+}
+
+API bool standin_inside(const void* p, size_t size, const char* what) {
+    if (size <= standin_left(p)) return true;
+    standin_error("%s: %zu bytes at %p are not in one array on the device", what, size, p);
     return false;
+}
+
+API void standin_array(const void* p, size_t size, bool made) {
+    Lock lock(mutex);
+    if (allocation_of(device, p) == device.end()) return;
+    const Array array{(uint64_t)p, (uint64_t)p + size};
+    // What was made in place has the values of an input.
+    for (const Array& other : arrays) made = made && (array.end <= other.start || other.end <= array.start);
+    if (COMPUTE && made) memset((void*)p, 0xff, size);  // NaN, until something is written
+    arrays.push_back(array);
+}
+
+API void standin_end() {
+    Lock lock(mutex);
+    arrays.clear();
+    forget_known();
+}
+
+Array standin_known[KNOWN];
+
+API void* standin_find(const char* instruction, uint64_t address, size_t size) {
+    const Array array = nearest((void*)address);
+    if (!array.holds(address, size)) return standin_outside(instruction, address - array.start, array);
+    standin_known[address / KNOWN_BYTES % KNOWN] = array;
+    return (void*)address;
+}
+
+API void* standin_outside(const char* instruction, uint64_t at, const Array& array) {
+    static double elsewhere[2];
+    if (!running.empty())
+        standin_error("%s: %s at %p, byte %ld of an array of %ld bytes", running.c_str(), instruction,
+            (char*)array.start + at, (long)at, (long)(array.end - array.start));
+    running.clear();
+    return elsewhere;
 }
 
 API void* standin_resolve(const char* library) {
@@ -148,7 +233,7 @@ API void* standin_resolve(const char* library) {
     for (int attempt = 0; attempt < 2; attempt++) {
         std::string compiled, symbol;
         std::ifstream(real) >> compiled >> symbol;
-        if (!symbol.empty()) {
+        if (!symbol.empty() && (!COMPUTE || std::ifstream(compiled + ".cpu.so"))) {
             void* handle = dlopen(compiled.c_str(), RTLD_LAZY | RTLD_LOCAL);
             void* run = handle ? dlsym(handle, symbol.c_str()) : nullptr;
             if (!run) standin_error("%s", dlerror());
@@ -178,8 +263,16 @@ API void** __cudaRegisterFatBinary(void* wrapper) {
     Dl_info info{};
     if (dladdr(wrapper, &info) && info.dli_fname) {
         std::ifstream file(std::string(info.dli_fname) + ".kernels");
-        Kernel kernel;
-        while (file >> kernel.name >> kernel.registers >> kernel.shared) module->kernels[kernel.name] = kernel;
+        for (std::string line; std::getline(file, line);) {
+            std::istringstream words(line);
+            Kernel kernel;
+            words >> kernel.name >> kernel.registers >> kernel.shared;
+            for (size_t size; words >> size;) kernel.parameters.push_back(size);
+            module->kernels[kernel.name] = kernel;
+        }
+        void* translated = COMPUTE ? dlopen((std::string(info.dli_fname) + ".cpu.so").c_str(), RTLD_NOW | RTLD_LOCAL) : nullptr;
+        auto* entry = translated ? (const Translated*)dlsym(translated, "standin_kernels") : nullptr;
+        for (; entry && entry->name; entry++) module->kernels[entry->name].translated = entry;
     }
     return (void**)module;
 }
@@ -190,7 +283,8 @@ API void __cudaRegisterVar(void**, char*, char*, const char*, int, size_t, int, 
 API void __cudaRegisterFunction(void** handle, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*, int*) {
     Lock lock(mutex);
     auto& known = ((Module*)handle)->kernels;
-    kernels[host] = known.count(name) ? known[name] : Kernel{name};
+    Kernel& kernel = kernels[host] = known[name];
+    kernel.name = name;
 }
 API unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, cudaStream_t stream) {
     configured.push_back({grid, block, shared, stream});
@@ -206,12 +300,13 @@ API cudaError_t __cudaPopCallConfiguration(dim3* grid, dim3* block, size_t* shar
     *(cudaStream_t*)stream = call.stream;
     return cudaSuccess;
 }
-API cudaError_t __cudaGetKernel(cudaKernel_t* kernel, const void* function) { *kernel = (cudaKernel_t)function; return cudaSuccess; }
-API cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t) {
-    return launch((const void*)kernel, grid, block, shared);
+// Since CUDA 12: a cudaKernel_t, here the function itself.
+API cudaError_t __cudaGetKernel(const void** kernel, const void* function) { *kernel = function; return cudaSuccess; }
+API cudaError_t __cudaLaunchKernel(const void* kernel, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+    return launch(kernel, grid, block, arguments, shared);
 }
-API cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void**, size_t shared, cudaStream_t) {
-    return launch(function, grid, block, shared);
+API cudaError_t cudaLaunchKernel(const void* function, dim3 grid, dim3 block, void** arguments, size_t shared, cudaStream_t) {
+    return launch(function, grid, block, arguments, shared);
 }
 
 // --- memory
@@ -222,6 +317,7 @@ API cudaError_t cudaMalloc(void** p, size_t size) {
     char* pages = (char*)mmap(nullptr, rounded(size) + 2 * GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     char* start = pages + GUARD;
     each_guard(start, size, [](char* at) { *(uint32_t*)at = PATTERN; });
+    if (COMPUTE) memset(start, 0xff, size);
     device[start] = size;
     sizes[size]++;
     used += size;
@@ -239,6 +335,7 @@ API cudaError_t cudaFree(void* p) {
     auto found = device.find((char*)p);
     if (found == device.end()) return refuse(cudaErrorInvalidValue, "cudaFree of what was not allocated");
     check_guards(found->first, found->second);
+    forget_known();
     used -= found->second;
     if (--sizes[found->second] == 0) sizes.erase(found->second);
     munmap(found->first - GUARD, rounded(found->second) + 2 * GUARD);

@@ -14,6 +14,8 @@ inline size_t standin_setting(const char* name, size_t otherwise) {
 extern "C" {
 // Count a call by its name.
 void standin_count(const char* name);
+// How many bytes lie between `p` and the end of its allocation on the device; 0 outside.
+size_t standin_left(const void* p);
 // Whether the `size` bytes at `p` lie in one allocation on the device; if not, an error is noted under `what`.
 bool standin_inside(const void* p, size_t size, const char* what);
 // Note an error: the test fails.

@@ -22,6 +22,7 @@ WHOLE = Cuda(
     gpus=(GPU,),
     nvcc=Path("/x/bin/nvcc"),
     version=(13, 0),
+    oldest=(7, 5),
     root=Path("/x"),
     libraries=dict.fromkeys(cuda.LIBRARIES, LIBRARY),
 )
@@ -44,8 +45,13 @@ def test_a_whole_machine_has_no_problem():
         ({"nvcc": None}, "Test GPU, but no nvcc"),
         ({"version": None}, "/x/bin/nvcc does not work"),
         ({"driver": (12, 4)}, "the driver supports CUDA up to 12.4, nvcc is 13.0"),
+        ({"version": (10, 2), "oldest": (0, 0)}, "nvcc is 10.2, which is too old: CUDA 11.8, 12 or 13 is needed"),
         (
-            {"gpus": (replace(GPU, capability=(6, 1)),), "oldest": (7, 5)},
+            {"version": (11, 8), "compiler_refused": "gcc versions later than 11 are not supported"},
+            "(gcc versions later than 11 are not supported): install another version, and set cc_path",
+        ),
+        (
+            {"gpus": (replace(GPU, capability=(6, 1)),)},
             "Test GPU has compute capability 6.1, nvcc 13.0 compiles for 7.5 and newer",
         ),
         (
@@ -158,6 +164,15 @@ def test_nvcc_that_fails_is_no_toolkit(tmp_path):
 
 def test_nvcc_says_for_which_gpus_it_compiles(tmp_path):
     assert cuda.oldest_capability(make_toolkit(tmp_path / "toolkit", "12.4", ALL_OF_12)) == (7, 5)
+
+
+def test_nvcc_says_which_compilers_it_does_not_accept(tmp_path):
+    """As the headers of CUDA 11.8 do with g++ 12."""
+    nvcc = make_toolkit(tmp_path / "toolkit", "11.8", {})
+    assert cuda.compiler_refused(nvcc) == ""
+    error = "#error -- unsupported GNU version! gcc versions later than 11 are not supported! The nvcc flag can"
+    nvcc.write_text(f'#!/bin/sh\necho "crt/host_config.h:132:2: error: {error}" >&2\nexit 1\n')
+    assert cuda.compiler_refused(nvcc) == "gcc versions later than 11 are not supported"
 
 
 def test_libraries_may_come_from_wheels_of_the_same_version(tmp_path, monkeypatch):

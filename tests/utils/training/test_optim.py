@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from utils.runtime.jittor_env import jt
-from utils.training.optim import Adam, StepLR
+from utils.training.optim import TOGETHER, Adam, StepLR, update_each, update_together
 
 torch = pytest.importorskip("torch")
 
@@ -40,6 +40,21 @@ def test_adam_and_its_schedule_equal_pytorchs(scale):
         optimizer.step((parameter * jt.array(gradient)).sum())
         schedule.step()
         np.testing.assert_allclose(parameter.numpy(), value, rtol=2e-6, atol=1e-7)
+
+
+def test_parameters_updated_together_are_those_updated_one_by_one():
+    """More than fit into one launch, single numbers among them; the last has gradients of 1e-7, where eps shows."""
+    rng = np.random.default_rng(0)
+    shapes = [(1,), (5, 3), (7, 1, 1), (2, 3, 3, 3)] * (TOGETHER // 4 + 1)
+    start = [[np.abs(rng.standard_normal(shape)).astype(np.float32) for _ in "pgmv"] for shape in shapes]
+    start[-1][1:] = [x * np.float32(1e-7) for x in start[-1][1:]]
+    results = []
+    for update in (update_each, update_together):
+        parameters = [tuple(map(jt.array, arrays)) for arrays in start]
+        update(parameters, jt.array(np.float32(1e-2)), jt.array(np.float32(0.7)), (0.9, 0.999), 1e-8)
+        results.append([x.numpy() for arrays in parameters for x in arrays])
+    for each, together in zip(*results, strict=True):
+        np.testing.assert_allclose(together, each, rtol=1e-6)
 
 
 def test_state_continues_the_same_way():

@@ -1,0 +1,131 @@
+"""Translate the PTX that nvcc made of kernels to C++, and compile that for the CPU: ptx.py NAME.ptx...
+
+Each NAME.ptx becomes NAME.cpu.cc and NAME.cpu.so. An instruction is a call of the function with its name in ptx.h:
+
+    @%p1 mul.lo.s32 %r3, %r1, -4;   ->   if (P1.bits) R3 = ptx::mul_lo<s32>(R1, -4);
+
+A line of PTX becomes a line of C++, so that g++, which refuses an instruction that ptx.h does not have, shows the PTX.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+FLAGS = ["-std=c++17", "-O1", "-march=native", "-fPIC", "-shared", "-w", "-fmax-errors=1"]
+# Integers overflow and NaN compares as in PTX, a product and a sum are not fused, and `and` is a name.
+FLAGS += ["-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-operator-names", f"-I{HERE}"]
+
+TYPES = {f"{kind}{bits}" for kind in "busf" for bits in (8, 16, 32, 64)} | {"pred"}
+SPACES = {"global", "shared", "local", "param"}
+# Words that change nothing here: C++ rounds to nearest, and approximate functions may be exact.
+IGNORED = {"rn", "approx", "ftz", "nc", "sync", "uni"}
+NO_RESULT = {"st", "red", "bar"}
+WAIT = {"bar", "shfl"}
+
+
+class Kernel:
+    """A kernel while its lines are read."""
+
+    def __init__(self, name: str) -> None:
+        self.name, self.shared, self.waits = name, 0, False
+        self.parameters: list[str] = []
+        self.symbols: dict[str, str] = {}  # arrays -> C++ for their address
+
+    def entry(self) -> str:
+        return f'{{"{self.name}", {self.name}, {self.shared}, {str(self.waits).lower()}}}'
+
+    def declaration(self, line: str) -> str:
+        """`.reg .b32 %r<3>;`, or an array in shared or local memory."""
+        if found := re.match(r"\.reg \.(\w+)\s+%(\w+)(?:<(\d+)>)?;", line):
+            kind, name, count = found[1], found[2].upper(), found[3]
+            names = [f"{name}{i}" for i in range(int(count))] if count else [name]
+            return f"Register<{kind}> {', '.join(names)};"
+        if found := re.match(r"\.(shared|local) \.align (\d+) \.b8\s+(\w+)\[(\d+)\]", line):
+            space, align, name, size = found[1], int(found[2]), found[3], int(found[4])
+            if space == "local":
+                self.symbols[name] = f"(u64){name}"
+                return f"alignas(16) char {name}[{size}]; t.set_local({name}, {size});"
+            self.shared = (self.shared + align - 1) // align * align
+            self.symbols[name] = str(self.shared)
+            self.shared += size
+            return ""
+        raise ValueError(line)
+
+    def operand(self, text: str, words: list[str]) -> str:
+        """C++ for a register, a number, an array's address, or `[%rd1+4]`, of the instruction with these words."""
+        if text.startswith("["):
+            base, _, offset = text.strip("[]").partition("+")
+            kind = next(word for word in words if word in TYPES)
+            if base in self.parameters:
+                return f"param<{kind}>(t, {self.parameters.index(base)}, {offset or 0})"
+            space = next((word for word in words if word in SPACES), "generic")
+            return f'{space}<{kind}>(t, "{".".join(words)}", {self.operand(base, words)}, {offset or 0})'
+        if text.startswith("%"):
+            return f"t.{text[1:]}" if "." in text else text.replace("%", "").upper()
+        if found := re.fullmatch(r"0([fd])([0-9A-Fa-f]+)", text):
+            return f"Register<b{32 if found[1] == 'f' else 64}>{{0x{found[2]}}}"
+        return self.symbols.get(text, text)
+
+    def instruction(self, line: str) -> str:
+        guard, opcode, rest = re.fullmatch(r"(?:@(\S+)\s+)?([\w.]+)\s*(.*);", line).groups()
+        words = opcode.split(".")
+        if words[0] == "bra":
+            code = f"goto {rest}"
+        elif words[0] == "ret":
+            code = "return"
+        else:
+            types = [word for word in words if word in TYPES]
+            name = "_".join(word for word in words if word not in TYPES | SPACES | IGNORED)
+            operands = [self.operand(text, words) for text in re.split(r",\s*", rest)]
+            target = operands.pop(0) if words[0] not in NO_RESULT else ""
+            if words[0] in WAIT:
+                self.waits = True
+                operands.insert(0, "t")
+            template = f"<{', '.join(types)}>" if types else ""
+            code = f"ptx::{name}{template}({', '.join(operands)})"
+            if target:
+                register, _, predicate = target.partition("|")
+                code = f"{register} = {code}" + (f", {predicate} = t.in_range" if predicate else "")
+        return f"if ({guard.replace('%', '').upper()}.bits) {code};" if guard else f"{code};"
+
+
+def translate(text: str, file: str) -> str:
+    """PTX as C++ for ptx.h."""
+    kernels: list[Kernel] = []
+    lines = ['#include "ptx.h"', f'#line 1 "{file}"']
+    for raw in text.splitlines():
+        line = raw.partition("//")[0].strip()
+        code = ""
+        if found := re.match(r"(?:\.visible )?\.entry (\w+)\(", line):
+            kernels.append(Kernel(found[1]))
+            code = f"static void {found[1]}(Thread& t)"
+        elif line in ("{", "}"):
+            code = line
+        elif found := re.match(r"\.param .*?(\w+)(?:\[\d+\])?,?$", line):
+            kernels[-1].parameters.append(found[1])
+        elif line.startswith((".reg", ".shared", ".local")):
+            code = kernels[-1].declaration(line)
+        elif found := re.match(r"(\$\w+):", line):
+            code = f"{found[1]}:;"
+        elif line and line[0] in "@abcdefghijklmnopqrstuvwxyz":
+            code = kernels[-1].instruction(line)
+        lines.append(code)
+    table = ", ".join([*(kernel.entry() for kernel in kernels), "{}"])
+    return "\n".join([*lines, f'extern "C" const Translated standin_kernels[] = {{{table}}};']) + "\n"
+
+
+def compile_for_cpu(ptx: Path) -> None:
+    source, library = ptx.with_suffix(".cpu.cc"), ptx.with_suffix(".cpu.so")
+    source.write_text(translate(ptx.read_text(), ptx.name))
+    done = subprocess.run(["g++", *FLAGS, source, "-o", library], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{ptx} is not translated: {done.stderr[:4000]}")
+
+
+if __name__ == "__main__":
+    for name in sys.argv[1:]:
+        compile_for_cpu(Path(name))

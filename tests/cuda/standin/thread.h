@@ -1,0 +1,61 @@
+// A thread of a grid, as the kernels that ptx.py translated see it, and grid.cc, which runs them.
+#pragma once
+#include <csetjmp>
+#include <cstddef>
+#include <cstdint>
+
+struct Index {
+    uint32_t x, y, z;
+};
+
+// An array, from `start` to before `end`.
+struct Array {
+    uint64_t start = UINT64_MAX, end = 0;
+    // Whether a value of `size` bytes may be at `address`; a GPU reads and writes at multiples of the size only.
+    bool holds(uint64_t address, size_t size) const {
+        return address >= start && address + size <= end && address % size == 0;
+    }
+};
+
+// What a thread has reached. A barrier is for all threads of its block, a shuffle for those of its warp.
+enum class Reached { BARRIER, SHUFFLE, END };
+
+struct Thread {
+    Index tid, ntid, ctaid, nctaid;  // of the thread, of threads, of the block, of blocks
+    void** arguments;
+    Array shared, local;
+    // Shuffles: the first thread of the warp, and what this thread offers the others, in turn in one of two places,
+    // because some of them may be one shuffle ahead.
+    Thread* warp;
+    uint32_t lane, offered[2];
+    unsigned turn;
+    bool in_range;
+    Reached reached;
+    jmp_buf context;
+
+    void set_local(void* start, size_t size) { local = {(uint64_t)start, (uint64_t)start + size}; }
+};
+
+// A translated kernel: its function, its shared memory in bytes, and whether its threads wait for each other.
+struct Translated {
+    const char* name;
+    void (*run)(Thread&);
+    size_t shared;
+    bool waits;
+};
+
+// Arrays in device memory that were found before, by the address, of which the lowest bits do not count.
+constexpr size_t KNOWN = 4096, KNOWN_BYTES = 512;
+
+extern "C" {
+extern Array standin_known[KNOWN];
+// The array in device memory that holds `size` bytes at `address`. If there is none, an error is noted, and the result is
+// an array at another address that can be used instead.
+void* standin_find(const char* instruction, uint64_t address, size_t size);
+// Note that an instruction uses what is not in an array of shared or local memory; returns memory to use instead.
+void* standin_outside(const char* instruction, uint64_t at, const Array& array);
+// Return when the threads concerned have reached the same.
+void standin_wait(Thread& thread, Reached reached);
+// Run a kernel: for each block, all its threads. False: its threads wait for others that never come.
+bool standin_run(const Translated& kernel, Index blocks, Index threads, void** arguments);
+}
