@@ -170,6 +170,7 @@ inline void conv3x3_weights(const ConvShape& s, const float* x, const float* dy,
 #pragma omp parallel
     {
         WindowRows window(s.in, s.height, s.width);
+        RowBuffer dy_row(s.out, s.width);
         // The rows of the ring, transposed, with a pixel of zeros on either side: tap t starts at pixel t % 3.
         std::vector<floats> transposed(3, floats((s.width + 2) * ld));
 #pragma omp for schedule(dynamic)
@@ -185,10 +186,11 @@ inline void conv3x3_weights(const ConvShape& s, const float* x, const float* dy,
             for (long r = all[k].first; r < all[k].last; r++) {
                 window.fill(image, r + 1);
                 transpose_row(r + 1);
+                dy_row.read(dy_image + r * s.width, plane, s.out);
                 for (int t = 0; t < 9; t++)
                     outer_add(
-                        dy_image + r * s.width, plane, s.out, s.width, &transposed[(r + t / 3 + 2) % 3][t % 3 * ld], ld,
-                        s.in, &parts[k][(size_t)t * s.out * s.in]
+                        dy_row[0], dy_row.stride, s.out, s.width, &transposed[(r + t / 3 + 2) % 3][t % 3 * ld], ld, s.in,
+                        &parts[k][(size_t)t * s.out * s.in]
                     );
             }
         }
