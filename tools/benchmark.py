@@ -302,8 +302,8 @@ def compare(case: str, size: tuple[int, int], only: Sequence[str], threads: int,
             if name not in workers:
                 workers[name] = Worker(case, name, size, threads)
                 result.setdefault("first", workers[name].run()[0])
-            if together:
-                workers[name].run()  # loads its data into the caches again
+            # Loads its data into the caches again, or, in a new process, gets its memory from the system.
+            workers[name].run()
             seconds, peak = workers[name].run()
             result["seconds"].append(seconds)
             result["peak"] = max(result["peak"], peak)
