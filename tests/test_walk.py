@@ -66,7 +66,7 @@ ROLES = {
 }  # fmt: skip
 # Not walked: they start processes, or are for developers.
 LEFT_OUT = {"tools.gpu_report", "tools.sections", "tools.scaling"}
-LEFT_OUT |= {"tools.benchmark", "tools.benchmark_table", "tools.architecture"}
+LEFT_OUT |= {"tools.benchmark", "tools.benchmark_table", "tools.roofline", "tools.architecture"}
 
 
 class Started(Exception):
