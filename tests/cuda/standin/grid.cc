@@ -24,8 +24,8 @@ void run_thread() {
     }
 }
 
-// Continue a thread until it waits. A noinline function has no variables that setjmp would lose.
-__attribute__((noinline)) void resume(Thread& thread) {
+// Continue a thread until it waits.
+void resume(Thread& thread) {
     if (!_setjmp(scheduler)) _longjmp(thread.context, 1);
 }
 
@@ -59,7 +59,7 @@ bool run_block(std::vector<Thread>& threads) {
 
 }  // namespace
 
-__attribute__((noinline)) void standin_wait(Thread& thread, Reached reached) {
+void standin_wait(Thread& thread, Reached reached) {
     thread.reached = reached;
     if (!_setjmp(thread.context)) _longjmp(scheduler, 1);
 }
@@ -74,12 +74,13 @@ bool standin_run(const Translated& kernel, Index blocks, Index size, void** argu
             for (uint32_t x = 0; x < size.x; x++) {
                 Thread thread{{x, y, z}, size, {}, blocks, arguments};
                 thread.shared = {(uint64_t)shared.data(), (uint64_t)shared.data() + kernel.shared};
-                thread.lane = threads.size() % WARP;
                 threads.push_back(thread);
             }
     body = kernel.run;
     for (size_t i = 0; i < threads.size(); i++) {
         threads[i].warp = &threads[i / WARP * WARP];
+        threads[i].lane = i % WARP;
+        threads[i].lanes = std::min<size_t>(WARP, threads.size() - (i - i % WARP));
         if (kernel.waits) give_stack(threads[i], stacks + i * STACK);
     }
     Index block;

@@ -125,14 +125,15 @@ ATOMIC(atom_add, a + b)
 ATOMIC(atom_max, max<T>(a, b))
 
 INLINE void bar(Thread& t, int) { standin_wait(t, Reached::BARRIER); }
-// `last` and `mask` are those of a whole warp: nothing else is used.
+// Of a whole warp: nothing else is used.
 template <class T> INLINE T shfl_down(Thread& t, T value, u32 distance, u32 last, u32 mask) {
     const unsigned turn = t.turn++ % 2;
     t.offered[turn] = value;
     standin_wait(t, Reached::SHUFFLE);
-    if (last != 31 || mask != UINT32_MAX) standin_outside("shfl.sync.down of a part of a warp", mask, {});
-    t.in_range = t.lane + distance <= last;
-    return t.in_range ? t.warp[distance + t.lane].offered[turn] : value;
+    const bool whole = last == 31 && mask == UINT32_MAX && t.lanes == 32;
+    if (!whole) standin_outside("shfl.sync.down of a part of a warp", mask, {0, 0});
+    t.in_range = whole && t.lane + distance <= last;
+    return t.in_range ? t.warp[t.lane + distance].offered[turn] : value;
 }
 
 }  // namespace ptx

@@ -24,10 +24,11 @@ struct Thread {
     Index tid, ntid, ctaid, nctaid;  // of the thread, of threads, of the block, of blocks
     void** arguments;
     Array shared, local;
-    // Shuffles: the first thread of the warp, and what this thread offers the others, in turn in one of two places,
-    // because some of them may be one shuffle ahead.
+    // Shuffles: the first thread of the warp, this one's place in it, and how many there are.
     Thread* warp;
-    uint32_t lane, offered[2];
+    uint32_t lane, lanes;
+    // What this thread offers the others, in turn in one of two places, because some of them may be one shuffle ahead.
+    uint32_t offered[2];
     unsigned turn;
     bool in_range;
     Reached reached;
