@@ -31,23 +31,30 @@ template <class T> struct Register {
     }
 };
 
-// --- where operands in memory are
+// --- where operands in memory are: LANES values, each a T
 template <class T> INLINE T* param(Thread& t, int index, int offset) { return (T*)((char*)t.arguments[index] + offset); }
 
-template <class T> INLINE T* global(Thread&, const char* instruction, u64 base, s64 offset) {
+template <class T, int LANES> INLINE T* global(Thread&, const char* instruction, u64 base, s64 offset) {
     const u64 at = base + offset;
-    return (T*)(standin_known[at / KNOWN_BYTES % KNOWN].holds(at, sizeof(T)) ? (void*)at : standin_find(instruction, at, sizeof(T)));
+    const bool known = standin_known[at / KNOWN_BYTES % KNOWN].holds(at, LANES * sizeof(T));
+    return (T*)(known ? (void*)at : standin_find(instruction, at, LANES * sizeof(T)));
+}
+
+INLINE void* within(const Array& array, const char* instruction, u64 at, size_t size) {
+    return array.holds(at, size) ? (void*)at : standin_outside(instruction, at - array.start, array);
 }
 
 // Addresses in shared memory begin at 0.
-template <class T> INLINE T* shared(Thread& t, const char* instruction, u32 base, s32 offset) {
-    const u64 at = t.shared.start + (u32)(base + offset);
-    return (T*)(t.shared.holds(at, sizeof(T)) ? (void*)at : standin_outside(instruction, base + offset, t.shared));
+template <class T, int LANES> INLINE T* shared(Thread& t, const char* instruction, u32 base, s32 offset) {
+    return (T*)within(t.shared, instruction, t.shared.start + (u32)(base + offset), LANES * sizeof(T));
 }
 
-template <class T> INLINE T* local(Thread& t, const char* instruction, u64 base, s64 offset) {
-    const u64 at = base + offset;
-    return (T*)(t.local.holds(at, sizeof(T)) ? (void*)at : standin_outside(instruction, at - t.local.start, t.local));
+template <class T, int LANES> INLINE T* local(Thread& t, const char* instruction, u64 base, s64 offset) {
+    return (T*)within(t.local, instruction, base + offset, LANES * sizeof(T));
+}
+
+template <class T, int LANES> INLINE T* param(Thread& t, const char* instruction, u64 base, s64 offset) {
+    return (T*)within(t.indexed, instruction, base + offset, LANES * sizeof(T));
 }
 
 namespace ptx {
@@ -119,7 +126,8 @@ template <class To, class From> INLINE To cvt_sat(From a) { return a > 0 ? a < 1
 ONE(cvta_to, a)
 ONE(cvta, a)
 template <class T> INLINE T ld(const T* p) { return *p; }
-template <class T> INLINE void st(T* p, T value) { *p = value; }
+template <class T, class... Registers> INLINE void ld(const T* p, Registers&... registers) { ((registers = *p++), ...); }
+template <class T, class... Values> INLINE void st(T* p, Values... values) { ((*p++ = (T)values), ...); }
 #define ATOMIC(name, value) template <class T> INLINE T name(T* p, T b) { const T a = *p; *p = value; return a; }
 ATOMIC(atom_add, a + b)
 ATOMIC(atom_max, max<T>(a, b))

@@ -21,6 +21,7 @@ FLAGS += ["-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-operator
 
 TYPES = {f"{kind}{bits}" for kind in "busf" for bits in (8, 16, 32, 64)} | {"pred"}
 SPACES = {"global", "shared", "local", "param"}
+VECTORS = {"v2", "v4"}
 # Words that change nothing here: C++ rounds to nearest, and approximate functions may be exact.
 IGNORED = {"rn", "approx", "ftz", "nc", "sync", "uni"}
 NO_RESULT = {"st", "red", "bar"}
@@ -33,10 +34,14 @@ class Kernel:
     def __init__(self, name: str) -> None:
         self.name, self.shared, self.waits = name, 0, False
         self.parameters: list[str] = []
-        self.symbols: dict[str, str] = {}  # arrays -> C++ for their address
+        self.symbols: dict[str, str] = {}  # parameters and arrays -> C++ for their address
 
     def entry(self) -> str:
         return f'{{"{self.name}", {self.name}, {self.shared}, {str(self.waits).lower()}}}'
+
+    def parameter(self, name: str, size: int) -> None:
+        self.symbols[name] = f"t.parameter({len(self.parameters)}, {size})"
+        self.parameters.append(name)
 
     def declaration(self, line: str) -> str:
         """`.reg .b32 %r<3>;`, or an array in shared or local memory."""
@@ -56,14 +61,17 @@ class Kernel:
         raise ValueError(line)
 
     def operand(self, text: str, words: list[str]) -> str:
-        """C++ for a register, a number, an array's address, or `[%rd1+4]`, of the instruction with these words."""
+        """C++ for one or several registers, a number, an array, or `[%rd1+4]`, in an instruction of these words."""
         if text.startswith("["):
             base, _, offset = text.strip("[]").partition("+")
             kind = next(word for word in words if word in TYPES)
             if base in self.parameters:
                 return f"param<{kind}>(t, {self.parameters.index(base)}, {offset or 0})"
             space = next((word for word in words if word in SPACES), "generic")
-            return f'{space}<{kind}>(t, "{".".join(words)}", {self.operand(base, words)}, {offset or 0})'
+            lanes = next((word[1] for word in words if word in VECTORS), 1)
+            return f'{space}<{kind}, {lanes}>(t, "{".".join(words)}", {self.operand(base, words)}, {offset or 0})'
+        if text.startswith("{"):
+            return ", ".join(self.operand(part.strip(), words) for part in text.strip("{}").split(","))
         if text.startswith("%"):
             return f"t.{text[1:]}" if "." in text else text.replace("%", "").upper()
         if found := re.fullmatch(r"0([fd])([0-9A-Fa-f]+)", text):
@@ -79,9 +87,13 @@ class Kernel:
             code = "return"
         else:
             types = [word for word in words if word in TYPES]
-            name = "_".join(word for word in words if word not in TYPES | SPACES | IGNORED)
-            operands = [self.operand(text, words) for text in re.split(r",\s*", rest)]
-            target = operands.pop(0) if words[0] not in NO_RESULT else ""
+            name = "_".join(word for word in words if word not in TYPES | SPACES | VECTORS | IGNORED)
+            texts = re.split(r",\s*(?![^{]*})", rest)
+            if words[0] == "ld" and texts[0].startswith("{"):
+                texts.reverse()
+            operands = [self.operand(text, words) for text in texts]
+            # What has a result, has it first.
+            target = "" if words[0] in NO_RESULT or texts[-1].startswith("{") else operands.pop(0)
             if words[0] in WAIT:
                 self.waits = True
                 operands.insert(0, "t")
@@ -105,8 +117,8 @@ def translate(text: str, file: str) -> str:
             code = f"static void {found[1]}(Thread& t)"
         elif line in ("{", "}"):
             code = line
-        elif found := re.match(r"\.param .*?(\w+)(?:\[\d+\])?,?$", line):
-            kernels[-1].parameters.append(found[1])
+        elif found := re.match(r"\.param .*?\.[busf](\d+)\s+(\w+)(?:\[(\d+)\])?,?$", line):
+            kernels[-1].parameter(found[2], int(found[1]) // 8 * int(found[3] or 1))
         elif line.startswith((".reg", ".shared", ".local")):
             code = kernels[-1].declaration(line)
         elif found := re.match(r"(\$\w+):", line):

@@ -23,7 +23,7 @@ enum class Reached { BARRIER, SHUFFLE, END };
 struct Thread {
     Index tid, ntid, ctaid, nctaid;  // of the thread, of threads, of the block, of blocks
     void** arguments;
-    Array shared, local;
+    Array shared, local, indexed;  // indexed: the parameter of the kernel that is used as an array
     // Shuffles: the first thread of the warp, this one's place in it, and how many there are.
     Thread* warp;
     uint32_t lane, lanes;
@@ -34,6 +34,11 @@ struct Thread {
     Reached reached;
     jmp_buf context;
 
+    // The address of a parameter.
+    uint64_t parameter(int index, size_t size) {
+        indexed = {(uint64_t)arguments[index], (uint64_t)arguments[index] + size};
+        return indexed.start;
+    }
     void set_local(void* start, size_t size) { local = {(uint64_t)start, (uint64_t)start + size}; }
 };
 
