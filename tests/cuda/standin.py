@@ -41,9 +41,9 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
 
 def forget_older(folder: Path) -> None:
     """Delete the operators below `folder` that an older version of the stand-in compiled."""
-    changed = max(path.stat().st_mtime for path in HERE.iterdir())
-    for path in [*folder.rglob("jit/unit*"), *folder.rglob("jit/*.compiled")]:
-        if path.stat().st_mtime < changed:
+    changed = max(path.stat().st_mtime for path in HERE.iterdir() if path.is_file())
+    for path in folder.rglob("jit/*"):
+        if path.is_file() and path.stat().st_mtime < changed:
             path.unlink()
 
 

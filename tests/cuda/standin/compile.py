@@ -66,6 +66,9 @@ def compile_unit(number: int, libraries: list[Path]) -> None:
         nvcc = [os.environ["STANDIN_NVCC"], *words, "-Xptxas", "-v", "--keep", "--keep-dir", keep]
         done = subprocess.run(nvcc, capture_output=True, text=True)
         if done.returncode:
+            for library in libraries:  # or they would wait on, and fail again when the sources have been mended
+                library.unlink()
+                Path(f"{library}.command").unlink()
             sys.exit(f"{target}.cc: {done.stdout}{done.stderr}")
         Path(keep, f"{target.name}.ptx").rename(f"{target}.so.ptx")
     resources = re.findall(r"Compiling entry function '(\S+)'.*?Used (\d+) registers([^\n]*)", done.stderr, re.DOTALL)
