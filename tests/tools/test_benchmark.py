@@ -78,6 +78,7 @@ def test_the_page_is_up_to_date():
     """docs/performance.md holds what the command makes of log/benchmark/*.json."""
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     files = sorted((ROOT / "log" / "benchmark").glob("*.json"))
+    assert files
     made = benchmark_table.tables(map(benchmark_table.read_record, files))
     assert page == benchmark_table.replaced(page, made), "run the command that stands above the tables"
 
