@@ -152,6 +152,9 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
             # Python 3.12 and later warn about escapes such as "\s" in its docstrings.
             warnings.simplefilter("ignore", SyntaxWarning)
             import jittor
+    except SystemExit:
+        # Jittor ends the process, without an error, when it has compiled a part of itself again that it had loaded.
+        raise UserError("jittor: compiled itself again for other compiler settings; run the command again") from None
     except Exception as error:
         raise UserError(
             f"jittor: cannot be started ({one_line(error)}); "

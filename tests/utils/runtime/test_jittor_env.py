@@ -93,6 +93,19 @@ def test_no_compiler_is_one_line(tmp_path):
     assert "g++" in done.stderr
 
 
+def test_a_start_that_jittor_ends_is_one_line(tmp_path):
+    """With other compiler settings, such as $cc_flags, Jittor compiles a part again and ends with exit code 0."""
+    (tmp_path / "jittor.py").write_text("raise SystemExit(0)")
+    code = (
+        "import sys\nfrom utils.runtime import cli, jittor_env\n"
+        f"del sys.modules['jittor']\nsys.path.insert(0, {str(tmp_path)!r})\n"
+        "raise SystemExit(cli.run_command(lambda argv: jittor_env._bring_up(None)))"
+    )
+    done = run_python(code)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("for other compiler settings; run the command again")
+
+
 @pytest.mark.parametrize(
     "order",
     ["import torch; from utils.runtime.jittor_env import jt", "from utils.runtime.jittor_env import jt; import torch"],
