@@ -120,10 +120,10 @@ def pooled_text_attention(
     w_q, w_k, w_v = jt.chunk(in_weight, 3, dim=0)
     b_q, _, b_v = jt.chunk(in_bias, 3, dim=0)
     q = (jt.nn.matmul_transpose(text, w_q) + b_q) / math.sqrt(dim)
-    k = jt.nn.matmul_transpose(tokens.reshape((-1, width)), w_k)
+    # A row for each channel: so the heads need no transposition, and neither do the gradients.
+    k = jt.nn.bmm_transpose(w_k.reshape((1, width, width)).broadcast((batch, width, width)), tokens)
     q = q.reshape((batch, queries, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, queries, dim))
-    k = k.reshape((batch, count, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, count, dim))
-    attention = softmax(jt.nn.bmm_transpose(q, k)).mean(dim=1)  # (b heads, T)
+    attention = softmax(jt.nn.bmm(q, k.reshape((batch * heads, dim, count)))).mean(dim=1)  # (b heads, T)
     pooled = jt.nn.bmm(attention.reshape((batch, heads, count)), tokens)  # (b, heads, e)
     # head h projects its own pooled token with its own rows of w_v
     values = (pooled.reshape((batch, heads, 1, width)) * w_v.reshape((1, heads, dim, width))).sum(dim=-1)

@@ -40,11 +40,14 @@ def build(folder: Path, root: Path, version: tuple[int, int]) -> None:
 
 
 def forget_older(folder: Path) -> None:
-    """Delete the operators below `folder` that an older version of the stand-in compiled."""
+    """Delete the operators below `folder` if an older version of the stand-in compiled some of them."""
     changed = max(path.stat().st_mtime for path in HERE.iterdir() if path.is_file())
-    for path in folder.rglob("jit/*"):
-        if path.is_file() and path.stat().st_mtime < changed:
-            path.unlink()
+    for jit in folder.rglob("jit"):
+        files = [path for path in jit.iterdir() if path.is_file()]
+        # All of them: what is compiled together must not become part of an older file.
+        if any(path.stat().st_mtime < changed for path in files):
+            for path in files:
+                path.unlink()
 
 
 def environment(folder: Path, nvcc: Path, home: Path) -> dict[str, str]:
