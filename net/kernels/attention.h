@@ -301,7 +301,7 @@ inline void channel_attention_backward(
             const long offset = all[k].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
             input.image = x + offset;
-            auto row = [&](long, const ThreeRows& expanded, RowBuffer& dy_row, RowBuffer& dz, bool inside) {
+            auto row = [&](const ThreeRows& expanded, RowBuffer& dy_row, RowBuffer& dz, bool inside) {
                 for (int i = 0; i < 2 * c; i++) {
                     expanded.correlate(i, expansion.depthwise + i * 9, qk[i]);
                     qk.clear_tail(i);

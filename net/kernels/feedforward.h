@@ -87,7 +87,7 @@ inline std::vector<std::vector<double>> feed_forward_backward(
             const long offset = all[k].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
             input.image = all[k].image;
-            auto row = [&](long, const ThreeRows& expanded, RowBuffer& dy_row, RowBuffer& dz, bool inside) {
+            auto row = [&](const ThreeRows& expanded, RowBuffer& dy_row, RowBuffer& dz, bool inside) {
                 const float* w = expansion.depthwise;
                 gemm(contract_transposed, dy_row.matrix(), width, dgated[0], dgated.stride);
                 for (int i = 0; i < hidden; i++) {

@@ -304,7 +304,7 @@ struct BackwardRows {
     // Write a band's rows of dx, and add the gradients of its weights to `grad`. input(r) returns row r of x and keeps
     // the last three in input.rows. dy_image is the gradient of this half's output, dx_image that of its input.
     //
-    // row(r, expanded rows around r, dy row, dz[r], inside) writes dz[r], the gradient of the depthwise convolution's
+    // row(expanded rows around r, dy row, dz[r], inside) writes dz[r], the gradient of the depthwise convolution's
     // output, with zeros in the tail; if `inside`, it calls depthwise_grad for every channel, as soon as it has written
     // it: the rows are still in the cache. It is also called for the row before and the row after the band, which the
     // neighbouring bands compute too: `inside` is false then, and gradients of weights must not be summed.
@@ -322,7 +322,7 @@ struct BackwardRows {
             if (r < 0 || r >= forward.height)
                 dz[r].zero();
             else
-                row(r, forward.expanded.around(r), dy(r), dz[r], r >= first && r < last);
+                row(forward.expanded.around(r), dy(r), dz[r], r >= first && r < last);
             if (r - 1 < first) continue;
             input_row_grad(input, r - 1);
             dx.write(dx_image + (r - 1) * forward.width, forward.plane, layer.c);

@@ -65,11 +65,11 @@ struct PaddedRows {
 
 // The scaled queries and the keys of one image, transposed: a row for each of the `embed` channels.
 struct QueriesAndKeys {
-    long ldq, ldk;   // ldq of complete vectors
+    long ldq;        // of complete vectors
     floats q;        // (embed, ldq)
-    const float* k;  // (embed, ldk)
+    const float* k;  // (embed, TextShape::ldk)
 
-    explicit QueriesAndKeys(const TextShape& s) : ldq(vectors(s.queries) * LANES), ldk(s.ldk), q(s.embed * ldq) {}
+    explicit QueriesAndKeys(const TextShape& s) : ldq(vectors(s.queries) * LANES), q(s.embed * ldq) {}
 
     // q of text (queries, embed).
     void project_queries(const TextShape& s, const TextWeights& weights, const float* text) {
@@ -144,7 +144,7 @@ struct HeadAttention {
         for (long chunk = 0; chunk < chunks; chunk++) {
             const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
             float* scores = &exps[row * ld + start];
-            gemm(queries, Strided{&qk.k[(long)head * dim * qk.ldk + start], qk.ldk}, n, scores, ld);
+            gemm(queries, Strided{&qk.k[(long)head * dim * s.ldk + start], s.ldk}, n, scores, ld);
             for (long i = 0; i < count; i++)
                 tops[i * chunks + chunk] = exponentiate(scores + i * ld, n, weight[(row + i) * chunks + chunk]);
         }
@@ -342,7 +342,7 @@ inline void pooled_text_attention_backward(
     const float scale = 1.0f / std::sqrt((float)dim);
     QueriesAndKeys qk(s);
     floats mean(s.heads * ldm), dmean(s.heads * ldm), dq(embed * qk.ldq);
-    unset_floats dk(embed * qk.ldk);
+    unset_floats dk(embed * s.ldk);
     std::vector<double> in_weight(3L * embed * embed), in_bias(3 * embed);
     std::vector<double> out_weight((long)embed * embed), out_bias(embed);
     for (long b = 0; b < s.batch; b++) {
@@ -393,15 +393,15 @@ inline void pooled_text_attention_backward(
                     for (long i = 0; i < count; i++) attention.differentiate(s, &dmean[head * ldm], query + i);
                 }
                 // dq = scale dS k and dk = dS^T q, a chunk of dS at a time
-                const float* head_keys = &qk.k[(long)head * dim * qk.ldk];
+                const float* head_keys = &qk.k[(long)head * dim * s.ldk];
                 const Packed head_queries(&qk.q[(long)head * dim * qk.ldq], dim, s.queries, qk.ldq);
                 std::vector<double> dq_head(s.queries * dim);
                 for (long start = 0; start < s.tokens; start += TOKEN_CHUNK) {
                     const long n = std::min(TOKEN_CHUNK, s.tokens - start);
                     const float* ds = &attention.exps[start];
-                    transpose(head_keys + start, qk.ldk, dim, n, keys.data(), ldd);
+                    transpose(head_keys + start, s.ldk, dim, n, keys.data(), ldd);
                     outer_add(ds, attention.ld, s.queries, n, keys.data(), ldd, dim, dq_head.data());
-                    gemm(head_queries, Strided{ds, attention.ld}, n, &dk[(long)head * dim * qk.ldk + start], qk.ldk);
+                    gemm(head_queries, Strided{ds, attention.ld}, n, &dk[(long)head * dim * s.ldk + start], s.ldk);
                 }
                 for (long query = 0; query < s.queries; query++)
                     for (int i = 0; i < dim; i++)
@@ -433,10 +433,10 @@ inline void pooled_text_attention_backward(
 #pragma omp for schedule(static)
             for (long start = 0; start < s.tokens; start += TOKEN_CHUNK) {
                 long n = std::min(TOKEN_CHUNK, s.tokens - start);
-                gemm(key_transposed, Strided{&dk[start], qk.ldk}, n, chunk.data(), ld);
+                gemm(key_transposed, Strided{&dk[start], s.ldk}, n, chunk.data(), ld);
                 gemm(dpooled_transposed, Strided{&mean[start], ldm}, n, chunk.data(), ld, true);
                 transpose(chunk.data(), ld, embed, n, dtokens + start * embed, embed, false);
-                outer_add(&dk[start], qk.ldk, embed, n, token_rows[start], token_rows.ld, embed, part.data());
+                outer_add(&dk[start], s.ldk, embed, n, token_rows[start], token_rows.ld, embed, part.data());
             }
         }
         for (auto& part : dkey)
