@@ -24,6 +24,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
@@ -68,6 +69,15 @@ Launches = Counter[Launch]
 def seconds(launches: Launches, gpu: Gpu, least: float = 0.0) -> float:
     """How long they take, one after the other."""
     return sum(count * launch.seconds(gpu, least) for launch, count in launches.items())
+
+
+def read_report(file: Path) -> dict[str, list[str]]:
+    """What the stand-in counted (standin_report in tests/cuda/standin/cudart.cc): name -> its values, one per line."""
+    report: dict[str, list[str]] = {}
+    for line in file.read_text().splitlines():
+        name, _, value = line.partition("\t")
+        report.setdefault(name, []).append(value)
+    return report
 
 
 def ours(report: Mapping[str, Sequence[str]]) -> Launches:
@@ -197,8 +207,6 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    from tests.cuda.standin import read_report
-
     parser = argparse.ArgumentParser(prog="python -m tools.roofline", description=__doc__.splitlines()[0])
     add = parser.add_argument
     default = jittor_tree.cache_folder() / "film_standin" / "counts"

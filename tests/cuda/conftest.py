@@ -27,7 +27,7 @@ def nvcc() -> Path:
 @pytest.fixture(scope="session")
 def folder() -> Path:
     """Where the stand-in and what is compiled with it are kept between runs."""
-    return jittor_tree.jittor_home() / ".cache" / "jittor" / "film_standin"
+    return jittor_tree.cache_folder() / "film_standin"
 
 
 @pytest.fixture(scope="session")

@@ -65,12 +65,3 @@ def environment(folder: Path, nvcc: Path, home: Path) -> dict[str, str]:
         "STANDIN_NVCC": str(nvcc),
         "STANDIN_COMPILE": f"'{sys.executable}' '{HERE / 'compile.py'}'",
     }
-
-
-def read_report(file: Path) -> dict[str, list[str]]:
-    """What standin_report wrote: name -> its values, one per line."""
-    report: dict[str, list[str]] = {}
-    for line in file.read_text().splitlines():
-        name, _, value = line.partition("\t")
-        report.setdefault(name, []).append(value)
-    return report

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cuda import standin
+from tools.roofline import read_report
 
 pytestmark = pytest.mark.slow
 PARTS = ("forward", "training", "reference")
@@ -34,7 +34,7 @@ def counted(dry_run, folder) -> dict[str, dict[str, list[str]]]:
     out.mkdir(exist_ok=True)
     done = dry_run(out, *PARTS)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
-    return {part: standin.read_report(out / f"{part}.tsv") for part in PARTS}
+    return {part: read_report(out / f"{part}.tsv") for part in PARTS}
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -74,7 +74,7 @@ def test_memory_and_copies_of_a_training_step(counted, dry_run, tmp_path):
     """At batch 2 and 288x384: at most 6 GB; nothing is copied within the device."""
     done = dry_run(tmp_path, "training", **POOLED)
     assert done.returncode == 0, done.stderr[-6000:]
-    step = standin.read_report(tmp_path / "training.tsv")
+    step = read_report(tmp_path / "training.tsv")
     assert int(step["peak"][0]) <= 6e9
     assert "bytes device to device" not in step
 
@@ -123,7 +123,7 @@ def test_the_stand_in_notices_what_a_gpu_would_not_do(toolkit, tmp_path):
 
     def errors() -> list[str]:
         lib.standin_report(str(tmp_path / "report.tsv").encode())
-        return standin.read_report(tmp_path / "report.tsv").get("error", [])
+        return read_report(tmp_path / "report.tsv").get("error", [])
 
     size = 4000
     for at in (size, -4):
