@@ -55,6 +55,9 @@ class ImageToText(jt.nn.Module):
 
     The features are resized to 288x384, then read in memory order: a token is a run of `hidden_dim` consecutive pixels
     of one channel. This is unusual, but it is what the official network does. T is 13824 at the defaults.
+
+    The official network convolves first, then resizes. Both orders give the same values, because the resizing takes
+    the nearest pixel and the convolution sees one pixel at a time. So the convolution gets the smaller image.
     """
 
     def __init__(self, mid_channel: int, image2text_dim: int, hidden_dim: int) -> None:
@@ -62,7 +65,10 @@ class ImageToText(jt.nn.Module):
         self.hidden_dim = hidden_dim
 
     def execute(self, f: jt.Var) -> jt.Var:
-        f = ops.nearest_resize(self.conv(f), STAGE_SIZE)
+        if math.prod(f.shape[2:]) > math.prod(STAGE_SIZE):
+            f = self.conv(ops.nearest_resize(f, STAGE_SIZE))
+        else:
+            f = ops.nearest_resize(self.conv(f), STAGE_SIZE)
         return f.reshape((f.shape[0], -1, self.hidden_dim))
 
 

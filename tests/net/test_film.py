@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from net import ops
-from net.Film import Net
+from net.Film import ImageToText, Net
 from net.ops.reference import nearest_indices
 from net.restormer import TransformerBlock
+from net.shapes import STAGE_SIZE
 from utils.runtime.jittor_env import jt
 from utils.training.checkpoint import load_weights
 from utils.training.losses import fusion_loss
@@ -93,6 +94,18 @@ def test_nearest_takes_the_pixels_that_torch_takes(length, out):
     torch = pytest.importorskip("torch")
     expected = torch.nn.functional.interpolate(torch.arange(length).float()[None, None], size=out, mode="nearest")
     assert nearest_indices(length, out).tolist() == expected[0, 0].int().tolist()
+
+
+@pytest.mark.parametrize("size", [(290, 400), (200, 500), (31, 40)])
+def test_tokens_are_convolved_pixels_of_the_resized_features(size):
+    layer = ImageToText(mid_channel=32, image2text_dim=32, hidden_dim=256)
+    f = np.random.default_rng(0).normal(size=(1, 32, *size)).astype(np.float32)
+    rows, columns = (nearest_indices(n, out) for n, out in zip(size, STAGE_SIZE, strict=True))
+    weight = layer.conv.weight.numpy()[:, :, 0, 0].astype(np.float64)
+    convolved = np.einsum("oi,ihw->ohw", weight, f[0]) + layer.conv.bias.numpy()[:, None, None]
+    expected = convolved[:, rows][:, :, columns].reshape(-1, 256)  # the official order: convolve, then resize
+    with jt.no_grad():
+        np.testing.assert_allclose(layer(jt.array(f)).numpy()[0], expected, rtol=0, atol=1e-5)
 
 
 # Initial values: uniform in (-bound, bound) has mean 0 and standard deviation bound / sqrt 3.
