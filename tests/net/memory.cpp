@@ -1,5 +1,7 @@
 // Runs every CPU kernel, forward and backward, on arrays of exactly the required size: a sanitizer reports accesses
-// outside them. Arguments: batch, height, width, channels, heads, queries.
+// outside them. Arguments: batch, height, width, channels, heads, queries. Prints the values of every array, inputs too:
+// a weighted sum, and the sum of the magnitudes. So builds for two processors can be compared.
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
@@ -10,21 +12,28 @@
 #include "text.h"
 using namespace film;
 
-// An array of varied values in -1..1.
+inline double varied(long i) { return (i * 7919 % 2003) / 1001.0 - 1; }  // in -1..1
+
+// An array of varied values.
 template <class T = float>
 struct Array {
+    long n;
     T* p;
-    explicit Array(long n) : p((T*)malloc(n * sizeof(T))) {
-        for (long i = 0; i < n; i++) p[i] = (T)((i * 7919 % 2003) / 1001.0 - 1);
+    explicit Array(long n_, double scale = 1) : n(n_), p((T*)malloc(n * sizeof(T))) {
+        for (long i = 0; i < n; i++) p[i] = (T)(scale * varied(i));
     }
     Array(const Array&) = delete;
-    ~Array() { free(p); }
+    ~Array() {
+        double sum = 0, size = 0;
+        for (long i = 0; i < n; i++) sum += p[i] * varied(i + 1), size += std::fabs((double)p[i]);
+        printf("%.9g %.9g\n", sum, size);
+        free(p);
+    }
     operator T*() const { return p; }
 };
 
-int main(int, char** a) {
-    const long batch = atol(a[1]), height = atol(a[2]), width = atol(a[3]);
-    const int c = atoi(a[4]), heads = atoi(a[5]), queries = atoi(a[6]), hidden = 4 * c, out = c + 3;
+static void run(long batch, long height, long width, int c, int heads, int queries) {
+    const int hidden = 4 * c, out = c + 3;
     const long plane = height * width, image = batch * plane;
     Array<> x(image * c), y(image * c), dx(image * c), dy(image * c), v(image * c), between(image * c);
     Array<> norm(c), norm_bias(c), dnorm(c), dnorm_bias(c);
@@ -69,7 +78,8 @@ int main(int, char** a) {
     }
     {
         const int e = 8 * c;
-        Array<> text(batch * queries * e), tokens(image * e), in(3 * e * e), in_bias(3 * e), w(e * e), b(e), pooled(batch * e);
+        Array<> text(batch * queries * e), tokens(image * e), in(3 * e * e, 0.1), in_bias(3 * e), w(e * e), b(e);
+        Array<> pooled(batch * e);
         Array<> dtext(batch * queries * e), dtokens(image * e), din(3 * e * e), din_bias(3 * e), dw(e * e), db(e);
         const long length = 16 * ((plane + 15) / 16 | 1);
         Array<> keys(batch * e * length);
@@ -95,5 +105,9 @@ int main(int, char** a) {
         nearest_resize({batch, height, width, h, w}, x, rows, columns, small);
         nearest_resize_backward({batch, height, width, h, w}, small, rows, columns, dx);
     }
+}
+
+int main(int, char** a) {
+    run(atol(a[1]), atol(a[2]), atol(a[3]), atoi(a[4]), atoi(a[5]), atoi(a[6]));
     puts("whole");
 }
