@@ -28,6 +28,7 @@ from utils.evaluation.contact_sheet import PageRow, difference_panel, draw_conta
 from utils.evaluation.evaluate import measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
+from utils.evaluation.stream import gray_values
 from utils.runtime.cli import add_device_options, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate, write_text
@@ -154,7 +155,7 @@ def compare_texts(args: argparse.Namespace) -> None:
         rows: list[tuple[int, PageRow]] = []
         for index in tqdm(range(len(dataset)), desc="fuse", unit="pair"):
             sample = dataset[index]
-            sources = [np.round(image[0].astype(np.float64) * 255) for image in (sample.image_a, sample.image_b)]
+            sources = [gray_values(image) for image in (sample.image_a, sample.image_b)]
             pictures = {"A": sources[0], "B": sources[1]}
             own_guidance = {}
             for text, feature in texts.items():
@@ -174,7 +175,7 @@ def compare_texts(args: argparse.Namespace) -> None:
                 title, panel = difference_panel(change, text)
                 pictures[title] = panel
             largest = max(pair[-1][0] for pair in differences.values())
-            rows.append((largest, PageRow(sample.name, pictures, {"mean difference": largest})))
+            rows.append((largest, PageRow(sample.name, pictures, {"largest mean difference": largest})))
             rows = sorted(rows, key=lambda row: -row[0])[:PAIRS_DRAWN]
 
     means = {text: dict(zip(TABLE_METRICS, np.mean(values, 0), strict=True)) for text, values in metrics.items()}

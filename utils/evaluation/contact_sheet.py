@@ -10,8 +10,9 @@ import numpy as np
 
 from utils.runtime.figures import new_figure, short
 
-PAIR_HEIGHT = 2.6  # inches
-PAGE_WIDTH = 11.0
+PAGE_WIDTH = 11.0  # inches
+IMAGE_HEIGHT = 2.1  # at most
+LINE_HEIGHT = 0.2  # of a line above or below the images
 DPI = 100
 # A page of more pairs would be too tall for many viewers.
 MAX_PAIRS = 60
@@ -31,7 +32,7 @@ def difference_panel(gap: np.ndarray, title: str) -> tuple[str, np.ndarray]:
     The largest difference is white; the title says how much that is.
     """
     white = max(int(gap.max()), 1)
-    return f"{title}\nwhite: {white} gray levels", gap * (255 / white)
+    return f"{title}\nwhite: {white} gray level{'s' * (white > 1)}", gap * (255 / white)
 
 
 def draw_contact_sheet(rows: Sequence[PageRow], title: str, path: Path) -> None:
@@ -45,9 +46,12 @@ def draw_contact_sheet(rows: Sequence[PageRow], title: str, path: Path) -> None:
     shown = [rows[index] for index in range(min(len(rows), MAX_PAIRS))]
     columns = len(shown[0].images)
     of_all = f" ({len(shown)} of {len(rows)})" if len(shown) < len(rows) else ""
-    with new_figure(path, PAGE_WIDTH, PAIR_HEIGHT * len(shown) + 0.6, DPI) as figure:
+    shapes = [next(iter(row.images.values())).shape for row in shown]
+    heights = [min(IMAGE_HEIGHT, PAGE_WIDTH / columns * height / width) for height, width, *_ in shapes]
+    lines = [2 + max(title.count("\n") + 1 for title in row.images) for row in shown]  # the metrics, and a gap
+    with new_figure(path, PAGE_WIDTH, sum(heights) + LINE_HEIGHT * (sum(lines) + 3), DPI) as figure:
         figure.suptitle(short(f"{title}{of_all}", 120))
-        panels = figure.subplots(len(shown), columns, squeeze=False)
+        panels = figure.subplots(len(shown), columns, squeeze=False, height_ratios=heights)
         for row, line in zip(shown, panels, strict=True):
             for (column, image), panel in zip(row.images.items(), line, strict=True):
                 panel.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="none")
