@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from net import ops
 from net.ops.binding import kernel_header
 from utils.runtime.collective import mean_of_gradients
 from utils.runtime.jittor_env import jt
@@ -97,7 +98,7 @@ class Adam(jt.optim.Optimizer):
         (group,) = self.param_groups
         gradients = mean_of_gradients(group["grads"])
         parameters = list(zip(group["params"], gradients, group["m"], group["v"], strict=True))
-        update = update_together if jt.flags.use_cuda else update_each
+        update = update_together if jt.flags.use_cuda and not ops.reference_in_use() else update_each
         update(parameters, step_size, root_correction, self.betas, self.eps)
         self.post_step()
 
