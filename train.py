@@ -171,9 +171,6 @@ def train(args: argparse.Namespace, checkpoint: Checkpoint | None = None) -> Non
     if args.pretrain and not checkpoint:
         read_weights(args.pretrain)  # a bad file is found before Jittor starts
     processes.use_threads(args.threads)
-    from utils.runtime.jittor_env import use_device
-    from utils.training.trainer import build_trainer
-
     with H5Dataset(args.dataset_path, args.skip_bad, one_size=args.batch_size > 1 and not args.crop) as dataset:
         rank, batch_size = processes.rank(), args.batch_size * processes.count()
         if len(dataset) < batch_size:
