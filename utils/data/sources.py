@@ -109,8 +109,8 @@ def add_pseudocolor_option(parser: argparse.ArgumentParser) -> None:
 
 
 def thermal_files(task: str, files: Iterable[Path]) -> list[Path]:
-    """The images A in which false colours are looked for: `files` in IVF, where A is infrared; none in other tasks."""
-    return list(files) if task == "IVF" else []
+    """The images A that may have false colours: `files` if they are from a thermal camera, else none."""
+    return list(files) if TASKS[task].thermal else []
 
 
 def percentile(text: str) -> float:

@@ -13,11 +13,11 @@ from tqdm import tqdm
 from utils.data.color import colorize, luma
 from utils.data.images import ImageReader, NeedsStretch, require_one_size, stretch_to_uint8, write_png
 from utils.data.pairs import ImageFolder, Pair, is_data_folder, pair_of, stem
+from utils.data.tasks import TASKS
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_inside
 
 TIFF = (".tif", ".tiff")
-TASKS = ("MEF", "MFF")
 
 # Fuses two gray images, float32 (H, W) in 0..1, to one of the same kind, which is not stretched.
 Fuse = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -119,18 +119,19 @@ def find_stacks(
     Args:
         given: the arguments.
         out: the .png file of one stack (default: <its name>_fused.png), or the folder of several (default: fused).
-        task: MEF or MFF.
+        task: a key of `TASKS`.
         reader: reads the images, in the official reading.
         follow_links: links may lead out of their folder.
 
     Raises:
-        UserError: another task, no stack, or `out` does not fit.
+        UserError: no stack, a task without stacks, or `out` does not fit.
     """
     if len(given) == 2:
         return []
-    if task not in TASKS:
+    if not TASKS[task].stacks:
+        tasks = " or ".join(name for name, each in TASKS.items() if each.stacks)
         raise UserError(
-            f"{given[0]}: expected two images or two folders; one, or more than two, are a stack: --task MEF or MFF"
+            f"{given[0]}: expected two images or two folders; one, or more than two, are a stack: --task {tasks}"
         )
     if len(given) > 1 and (folders := [path for path in given if path.is_dir()]):
         raise UserError(f"{folders[0]}: is a folder; expected images, or one folder alone")
@@ -171,4 +172,4 @@ def _stack(paths: tuple[Path, ...], gray: Path, rgb: Path, task: str, reader: Im
     folders = (home, home.parent)
     place = Path("VLFDataset"), task, home.name
     pair = pair_of(stem(path.name), paths[0], paths[-1], *place, folders, follow_links)
-    return Stack(pair, paths, gray, rgb, task == "MEF", reader)
+    return Stack(pair, paths, gray, rgb, TASKS[task].brightest_first, reader)
