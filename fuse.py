@@ -33,7 +33,7 @@ from utils.data.sources import add_link_option, add_reading_options, image_reade
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import Job, checkpoint_path, fuse, fuse_unstretched, load_net
 from utils.evaluation.stacks import Stack, find_stacks
-from utils.evaluation.video import Film, find_films
+from utils.evaluation.video import Video, find_videos
 from utils.runtime.cli import add_device_options, not_empty, path_type, run_command, text_type
 from utils.runtime.errors import OPTIONAL, UserError, missing
 from utils.runtime.files import is_folder, require_readable, require_separate
@@ -46,15 +46,15 @@ from utils.training.checkpoint import read_checkpoint
 if TYPE_CHECKING:
     from net.Film import Net
 
-# Options that stacks and films do not have.
+# Options that stacks and videos do not have.
 PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentiles", "pseudocolor")
 
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("a", type=path_type, metavar="A", help="image A, a folder of images, or a film")
-    add("b", type=path_type, nargs="?", metavar="B", help="image B, a folder of images with the same names, or a film")
+    add("a", type=path_type, metavar="A", help="image A, a folder of images, or a video")
+    add("b", type=path_type, nargs="?", metavar="B", help="image B, a folder of images with the same names, or a video")
     add(
         "more",
         type=path_type,
@@ -217,7 +217,7 @@ def encode(features: EncodedText, texts: dict[str, str], trained: Provenance) ->
 
 
 def files_of(
-    jobs: Sequence[Job | Film | Stack], args: argparse.Namespace, weights: Path, skipped: Path | None = None
+    jobs: Sequence[Job | Video | Stack], args: argparse.Namespace, weights: Path, skipped: Path | None = None
 ) -> tuple[list[Path], list[Path]]:
     """The output files of all jobs, and the files that are read for them."""
     outputs = [path for job in jobs for path in ([job.gray, job.rgb] if args.color else [job.gray])]
@@ -247,18 +247,18 @@ def ready_net(args: argparse.Namespace, path: Path, checkpoint: dict[str, Any]) 
     return load_net(path, checkpoint)
 
 
-def fuse_others(others: Sequence[Film | Stack], args: argparse.Namespace, path: Path) -> None:
-    """Fuse films or stacks with the weights at `path`.
+def fuse_others(others: Sequence[Video | Stack], args: argparse.Namespace, path: Path) -> None:
+    """Fuse videos or stacks with the weights at `path`.
 
     Raises:
         UserError: an option is only for pairs, an output is an input, or images, text or weights do not fit.
     """
     default = get_args_parser().get_default
     if refused := [f"--{name}" for name in PAIRS_ONLY if getattr(args, name) != default(name)]:
-        raise UserError(f"{', '.join(refused)}: for pairs of images, not for stacks and films")
+        raise UserError(f"{', '.join(refused)}: for pairs of images, not for stacks and videos")
     require_separate(*files_of(others, args, path))
     for source in (source for other in others for source in other.paths):
-        require_readable(source, "no such image or film")
+        require_readable(source, "no such image or video")
     checkpoint, trained = read_weights(path, args.task)
     feature = features_of([other.pair for other in others], args, BadPairs(), path, trained)
     net = ready_net(args, path, checkpoint)
@@ -280,8 +280,8 @@ def fuse_files(args: argparse.Namespace) -> None:
     path = checkpoint_path(args.ckpt_path, args.task)
     given = [args.a, *filter(None, [args.b]), *args.more]
     reader = ImageReader()
-    films = find_films(given, args.out, args.task, args.follow_links)
-    if others := films or find_stacks(given, args.out, args.task, reader, args.follow_links):
+    videos = find_videos(given, args.out, args.task, args.follow_links)
+    if others := videos or find_stacks(given, args.out, args.task, reader, args.follow_links):
         fuse_others(others, args, path)
         for line in reader.report():
             print(line)

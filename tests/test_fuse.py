@@ -395,15 +395,15 @@ def test_a_stack(place, tmp_path):
 
 
 def test_two_films(place, tmp_path):
-    films = [film(tmp_path / name, 3) for name in ("a.avi", "b.avi")]
+    videos = [video(tmp_path / name, 3) for name in ("a.avi", "b.avi")]
     options = ("--ckpt_path", place / "net.pkl", "--text_feature", place / "TextFeature" / "x.npy")
-    done = run("fuse.py", *films, *options, cwd=tmp_path)
+    done = run("fuse.py", *videos, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "fused: a_fused.mp4" in done.stdout
     assert cv2.VideoCapture(str(tmp_path / "a_fused.mp4")).get(cv2.CAP_PROP_FRAME_COUNT) == 3
 
 
-def film(path: Path, count: int) -> Path:
+def video(path: Path, count: int) -> Path:
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, SIZE[::-1])
     for seed in range(count):
         writer.write(picture(seed))
@@ -432,17 +432,17 @@ def test_links_are_followed_on_request(tmp_path):
 def test_what_stacks_and_films_refuse(tmp_path):
     """Options for pairs, and outputs that are inputs."""
     images = [write(tmp_path / f"{name}.png", picture(0, channels=1)) for name in "abc"]
-    films = [film(tmp_path / name, 1) for name in ("a.avi", "b.avi")]
+    videos = [video(tmp_path / name, 1) for name in ("a.avi", "b.avi")]
     (tmp_path / "net.pkl").touch()
     (tmp_path / "link.png").symlink_to(images[1])
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     stack = (*images, "--task", "MEF")
     for arguments, message in (
-        ((*stack, "--register", "--skip_bad"), "--register, --skip_bad: for pairs of images, not for stacks and films"),
-        ((*films, "--percentiles", 1, 99), "--percentiles: for pairs of images"),
-        ((*films, "--strict", "--stretch", "--resize"), "--resize, --strict, --stretch: for pairs of images"),
+        ((*stack, "--register", "--skip_bad"), "--register, --skip_bad: for pairs of images, not for stacks"),
+        ((*videos, "--percentiles", 1, 99), "--percentiles: for pairs of images"),
+        ((*videos, "--strict", "--stretch", "--resize"), "--resize, --strict, --stretch: for pairs of images"),
         ((*stack, "-o", tmp_path / "link.png"), "link.png: would overwrite an input"),
-        ((*films, "-o", films[0]), "a.avi: would overwrite an input"),
+        ((*videos, "-o", videos[0]), "a.avi: would overwrite an input"),
     ):
         with pytest.raises(UserError, match=message):
             fuse.main([*map(str, arguments), "--ckpt_path", str(tmp_path / "net.pkl")])

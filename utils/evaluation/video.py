@@ -1,4 +1,4 @@
-"""Fusing two films frame by frame, without flicker."""
+"""Fusing two videos frame by frame, without flicker."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from utils.training.stop import StopRequest
 
 # The codec of each container, of those that the FFmpeg in OpenCV's wheels can write.
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".m4v": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
-FILMS = (*CODECS, ".webm", ".mpg", ".mpeg", ".wmv")
+VIDEOS = (*CODECS, ".webm", ".mpg", ".mpeg", ".wmv")
 # The range of the stretch starts as the mean of so many frames, and follows with this time constant.
 FIRST_FRAMES = 8
 SECONDS = 2.0
 
 
 @dataclass(frozen=True)
-class Film(Job):
-    """Two films of one scene and the output files."""
+class Video(Job):
+    """Two videos of one scene and the output files."""
 
     def write(self, fuse: Fuse, color: bool) -> list[Path]:
-        """Fuse the films and write the gray film, and with `color` the colour film; returns the paths.
+        """Fuse the videos and write the gray video, and with `color` the colour video; returns the paths.
 
-        The first Ctrl-C ends the films after the current frame; they are complete files of the frames so far.
+        The first Ctrl-C ends the videos after the current frame; they are complete files of the frames so far.
 
         Raises:
-            UserError: a film cannot be read, or the two differ in size, rate or length; or a file cannot be written.
+            UserError: a video cannot be read, or the two differ in size, rate or length; or a file cannot be written.
             Stopped: after Ctrl-C, when the files are written.
         """
         a, b = _Reader(self.pair.image_a), _Reader(self.pair.image_b)
@@ -70,10 +70,10 @@ class Film(Job):
 
 
 def stretch_slowly(frames: Iterable[np.ndarray], rate: float) -> Iterator[np.ndarray]:
-    """Stretch the frames (H, W) of a film from their minimum and maximum to 0..255, truncated to uint8.
+    """Stretch the frames (H, W) of a video from their minimum and maximum to 0..255, truncated to uint8.
 
     The minimum and maximum start as the means of the first `FIRST_FRAMES` frames. From then on they are exponential
-    averages with a time constant of `SECONDS`, so noise does not make the film flicker. Values outside are clipped.
+    averages with a time constant of `SECONDS`, so noise does not make the video flicker. Values outside are clipped.
 
     Args:
         frames: the fused frames, in any range.
@@ -100,7 +100,7 @@ def _stretch(frame: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def _name(path: Path) -> str:
-    """The name of a film for OpenCV.
+    """The name of a video for OpenCV.
 
     Raises:
         UserError: it is not UTF-8.
@@ -108,14 +108,14 @@ def _name(path: Path) -> str:
     try:
         return str(path).encode().decode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{path}: OpenCV opens a film only by a name in UTF-8; rename it, or its folder") from error
+        raise UserError(f"{path}: OpenCV opens a video only by a name in UTF-8; rename it, or its folder") from error
 
 
 class _Reader:
-    """A film: its size, frames per second, and number of frames as its header says."""
+    """A video: its size, frames per second, and number of frames as its header says."""
 
     def __init__(self, path: Path) -> None:
-        require_readable(path, "no such film")
+        require_readable(path, "no such video")
         # For a bad file, OpenCV and FFmpeg would print lines in addition to the error below.
         cv2.setLogLevel(0)
         os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
@@ -127,7 +127,7 @@ class _Reader:
         )
         self.shape, self.count = (int(height), int(width)), int(max(count, 0))
         if not self._capture.isOpened() or not (math.isfinite(self.rate) and self.rate > 0 and self.count):
-            raise UserError(f"{path}: cannot be read as a film; convert it, for instance with FFmpeg, to .mp4 or .avi")
+            raise UserError(f"{path}: cannot be read as a video; convert it, for instance with FFmpeg, to .mp4 or .avi")
 
     def frames(self) -> Iterator[np.ndarray]:
         """The frames, uint8 (H, W, 3), BGR."""
@@ -136,7 +136,7 @@ class _Reader:
 
 
 def require_same_kind(a: _Reader, b: _Reader) -> None:
-    """Raise `UserError` if two films differ in size, number of frames or rate."""
+    """Raise `UserError` if two videos differ in size, number of frames or rate."""
     require_one_size(np.empty(a.shape), np.empty(b.shape), a.path, b.path)
     for what, values in (("frames", (a.count, b.count)), ("frames per second", (a.rate, b.rate))):
         if abs(values[0] - values[1]) > 0.01:
@@ -145,7 +145,7 @@ def require_same_kind(a: _Reader, b: _Reader) -> None:
 
 @contextmanager
 def _writing(path: Path, like: _Reader) -> Iterator[Callable[[np.ndarray], None]]:
-    """Yield a function that appends a frame, uint8 (H, W, 3), to a film at `path`, in the size and rate of `like`."""
+    """Yield a function that appends a frame, uint8 (H, W, 3), to a video at `path`, in the size and rate of `like`."""
     height, width = like.shape
     with atomic_path(path) as temporary:
         codec = cv2.VideoWriter_fourcc(*CODECS[path.suffix.lower()])
@@ -170,8 +170,8 @@ def _writing(path: Path, like: _Reader) -> Iterator[Callable[[np.ndarray], None]
         raise UserError(f"{path}: {written} frames could not be written completely; is there space left?")
 
 
-def find_films(given: list[Path], out: Path | None, task: str, follow_links: bool = False) -> list[Film]:
-    """The two films that the arguments of fuse.py name, as a list of one; empty if they name images or folders.
+def find_videos(given: list[Path], out: Path | None, task: str, follow_links: bool = False) -> list[Video]:
+    """The two videos that the arguments of fuse.py name, as a list of one; empty if they name images or folders.
 
     Args:
         given: the arguments.
@@ -180,19 +180,19 @@ def find_films(given: list[Path], out: Path | None, task: str, follow_links: boo
         follow_links: a text or feature may be a link that leads out of its folder.
 
     Raises:
-        UserError: not exactly two films, or `out` is no film that can be written.
+        UserError: not exactly two videos, or `out` is no video that can be written.
     """
-    films = [path for path in given if path.suffix.lower() in FILMS]
-    if not films:
+    videos = [path for path in given if path.suffix.lower() in VIDEOS]
+    if not videos:
         return []
-    if len(given) != 2 or len(films) != 2:
-        raise UserError(f"{films[0]}: is a film; expected two films")
+    if len(given) != 2 or len(videos) != 2:
+        raise UserError(f"{videos[0]}: is a video; expected two videos")
     out = out or Path(f"{given[0].stem}_fused.mp4")
     if out.suffix.lower() not in CODECS or out.is_dir():
-        raise UserError(f"{out}: expected the name of a film: {', '.join(CODECS)}")
+        raise UserError(f"{out}: expected the name of a video: {', '.join(CODECS)}")
     rgb = out.with_name(f"{out.stem}_RGB{out.suffix}")
     require_same_kind(*map(_Reader, given))
     home = given[0].resolve().parent
     place = Path("VLFDataset"), task, home.name
     pair = pair_of(given[0].stem, *given, *place, (home, home.parent), follow_links)
-    return [Film(pair, out, rgb)]
+    return [Video(pair, out, rgb)]

@@ -1,4 +1,4 @@
-"""Films: frame count and rate are kept, nothing flickers, an interrupted film plays, and what is refused."""
+"""Videos: frame count and rate are kept, nothing flickers, an interrupted video plays, and what is refused."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import cv2
 import numpy as np
 import pytest
 
-from utils.evaluation.video import find_films, stretch_slowly
+from utils.evaluation.video import find_videos, stretch_slowly
 from utils.runtime.errors import Stopped, UserError
 
 SIZE = (48, 64)
 
 
-def film(path: Path, count: int = 20, rate: float = 25, size: tuple[int, int] = SIZE, noise: int = 3) -> Path:
+def video(path: Path, count: int = 20, rate: float = 25, size: tuple[int, int] = SIZE, noise: int = 3) -> Path:
     """A still scene, a ramp from left to right, with noise."""
     rng = np.random.default_rng(0)
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), rate, size[::-1])
@@ -42,8 +42,8 @@ def mean(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("suffix", ["mp4", "mov", "mkv", "avi"])
 def test_count_rate_and_size_are_kept_and_a_static_scene_does_not_flicker(tmp_path, suffix):
-    a, b = film(tmp_path / "a.avi"), film(tmp_path / "b.avi")
-    (job,) = find_films([a, b], tmp_path / f"out.{suffix}", "IVF")
+    a, b = video(tmp_path / "a.avi"), video(tmp_path / "b.avi")
+    (job,) = find_videos([a, b], tmp_path / f"out.{suffix}", "IVF")
     assert job.write(mean, color=True) == [tmp_path / f"out.{suffix}", tmp_path / f"out_RGB.{suffix}"]
     for path in (job.gray, job.rgb):
         frames, rate = play(path)
@@ -67,8 +67,8 @@ def test_a_short_and_a_constant_film():
 
 
 def test_ctrl_c_leaves_a_film_that_plays(tmp_path):
-    a, b = film(tmp_path / "a.avi"), film(tmp_path / "b.avi")
-    (job,) = find_films([a, b], tmp_path / "out.mp4", "IVF")
+    a, b = video(tmp_path / "a.avi"), video(tmp_path / "b.avi")
+    (job,) = find_videos([a, b], tmp_path / "out.mp4", "IVF")
     calls = iter(range(1, 100))
 
     def interrupted(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -82,17 +82,17 @@ def test_ctrl_c_leaves_a_film_that_plays(tmp_path):
 
 
 def test_what_is_refused(tmp_path):
-    a, b = film(tmp_path / "a.avi", 4), film(tmp_path / "b.avi", 4)
-    (tmp_path / "text.mp4").write_text("no film")
+    a, b = video(tmp_path / "a.avi", 4), video(tmp_path / "b.avi", 4)
+    (tmp_path / "text.mp4").write_text("no video")
     for given, out, message in (
-        ([a, tmp_path / "none.mp4"], None, "none.mp4: no such film"),
-        ([a, tmp_path / "text.mp4"], None, "text.mp4: cannot be read as a film"),
-        ([a, tmp_path / "b.png"], None, "a.avi: is a film; expected two films"),
-        ([a, b], tmp_path / "o.png", "o.png: expected the name of a film"),
-        ([a, film(tmp_path / "c.avi", 5)], None, "a.avi: 4 frames, but 5 in"),
-        ([a, film(tmp_path / "d.avi", 4, rate=30)], None, "25 frames per second, but 30 in"),
-        ([a, film(tmp_path / "e.avi", 4, size=(32, 64))], None, "different sizes"),
+        ([a, tmp_path / "none.mp4"], None, "none.mp4: no such video"),
+        ([a, tmp_path / "text.mp4"], None, "text.mp4: cannot be read as a video"),
+        ([a, tmp_path / "b.png"], None, "a.avi: is a video; expected two videos"),
+        ([a, b], tmp_path / "o.png", "o.png: expected the name of a video"),
+        ([a, video(tmp_path / "c.avi", 5)], None, "a.avi: 4 frames, but 5 in"),
+        ([a, video(tmp_path / "d.avi", 4, rate=30)], None, "25 frames per second, but 30 in"),
+        ([a, video(tmp_path / "e.avi", 4, size=(32, 64))], None, "different sizes"),
     ):
         with pytest.raises(UserError, match=message):
-            find_films(given, out, "IVF")
-    assert find_films([Path("a.png"), Path("b.png")], None, "IVF") == []
+            find_videos(given, out, "IVF")
+    assert find_videos([Path("a.png"), Path("b.png")], None, "IVF") == []
