@@ -61,7 +61,7 @@ class ImageReader:
     are scaled: those from the lowest to the highest become 0..255. The lowest and highest are those of all files that
     were passed to `measure` together; with `percentiles`, or for other files, those of each file.
 
-    Images of `thermal` with false colours are read as the gray values behind them (`utils.data.palette`).
+    Images of `thermal` with false colours are read as the gray values that they stand for (`utils.data.palette`).
 
     Args:
         stretch: scale as described.
@@ -123,7 +123,7 @@ class ImageReader:
         values = self._decode(path)
         if values.dtype != np.uint8 and self.stretch:
             return np.round(self._scaled(path, _luma(values))).astype(np.float32)
-        if (thermal := self._behind_false_colors(path, values)) is not None:
+        if (thermal := self._of_false_colors(path, values)) is not None:
             return thermal
         image = self._official(path, values, cv2.IMREAD_ANYCOLOR)
         if image.ndim == 2:
@@ -146,7 +146,7 @@ class ImageReader:
         """
         path = Path(path)
         values = self._decode(path)
-        if (thermal := self._behind_false_colors(path, values)) is not None:
+        if (thermal := self._of_false_colors(path, values)) is not None:
             return cv2.cvtColor(thermal.astype(np.uint8), cv2.COLOR_GRAY2BGR)
         if values.dtype == np.uint8 or not self.stretch:
             return self._official(path, values, cv2.IMREAD_COLOR)
@@ -165,13 +165,13 @@ class ImageReader:
             lines.append(f"only the first page of {len(self._pages)} files was read: {shown}")
         if self._palettes:
             lines.append(
-                f"false colours in {len(self._palettes)} images A, read as the gray values behind them, without their "
-                f"chroma: {_some(self._palettes)}; --pseudocolor off reads them as the official code does"
+                f"false colours in {len(self._palettes)} images A, read as the gray values that they stand for, "
+                f"without their chroma: {_some(self._palettes)}; --pseudocolor off reads them as the official code does"
             )
         return lines
 
-    def _behind_false_colors(self, path: Path, values: np.ndarray) -> np.ndarray | None:
-        """The gray values behind the false colours of a thermal image, as `gray` returns them; None: it has none."""
+    def _of_false_colors(self, path: Path, values: np.ndarray) -> np.ndarray | None:
+        """The gray values that the false colours of a thermal image stand for, (H, W) as `gray`; None: it has none."""
         if path not in self._thermal or values.ndim == 2 or values.dtype != np.uint8:
             return None
         if self._pseudocolor == palette.AUTO:

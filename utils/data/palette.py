@@ -1,4 +1,4 @@
-"""False colours of thermal cameras: which palette an image was drawn with, and the gray values behind it."""
+"""False colours of thermal cameras: which palette an image was drawn with, and the gray values that they stand for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PALETTES = (*OPENCV, "iron")
 LUMA, AUTO, OFF = "luma", "auto", "off"
 CHOICES = (AUTO, OFF, LUMA, *PALETTES)
 
-SAMPLE = 1500  # pixels that are looked at
+SAMPLE = 1500  # pixels of an image, at least
 # All distances are in levels of 0..255; see `recognize`.
 COLORED, ON_PALETTE, OF_GRAY, THICKNESS, SPREAD = 12, 20, 0.25, 5, 20
 # BGR -> Y, Cb, Cr (ITU-R BT.601), with less weight on the chroma, which JPEG stores with half the resolution.

@@ -32,7 +32,8 @@ def add_register_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--register",
         action="store_true",
-        help="turn and shift image B onto image A, and crop both to what both show; refuse a pair that does not fit",
+        help="rotate and shift image B onto image A, and crop both to their common area; a pair that "
+        "does not fit is refused",
     )
 
 

@@ -102,7 +102,7 @@ def add_pseudocolor_option(parser: argparse.ArgumentParser) -> None:
         choices=palette.CHOICES,
         default=palette.AUTO,
         metavar="PALETTE",
-        help="read a coloured infrared image as the gray values behind its false colours, and leave its colours out; "
+        help="read a coloured infrared image as the gray values that its false colours stand for, without its chroma; "
         "auto: if its palette is recognized; off: as the official code does; luma: an unknown palette, read by its "
         f"luma; or its palette: {', '.join(palette.PALETTES)}",
     )

@@ -180,5 +180,6 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tf32",
         action="store_true",
-        help="on a GPU, compute matrix products in TF32 (10-bit mantissa): faster, but outside the tolerances of docs/loss-curves.md",
+        help="on a GPU, compute matrix products in TF32 (10-bit mantissa): faster, but outside the tolerances of "
+        "docs/loss-curves.md",
     )
