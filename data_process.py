@@ -78,14 +78,14 @@ def get_args_parser() -> argparse.ArgumentParser:
         metavar="ENCODER",
         default="auto",
         help=f"the encoder of the paragraphs: {', '.join(FAMILIES)} (blip2: the paper's), or another of width 768, "
-        "by its name on the hub or its folder; npy: ready features; auto: npy if any exist, else bert",
+        "by its name on the Hugging Face hub or its folder; npy: ready features; auto: npy if any exist, else bert",
     )
     add(
         "--caption",
         type=not_empty,
         metavar="MODEL",
         help="first write drafts of missing paragraphs, from captions of the images, for you to edit: "
-        f"{', '.join(CAPTIONERS)}, or another BLIP captioning model, by its name on the hub or its folder",
+        f"{', '.join(CAPTIONERS)}, or another BLIP captioning model, by its name on the Hugging Face hub or its folder",
     )
     return parser
 

@@ -1,4 +1,4 @@
-"""The main job on the pairs that ship, in a minute: preprocess, fuse real pairs, measure, draw, train a few steps.
+"""The complete job on the pairs that ship, in a minute: preprocess, fuse real pairs, measure, draw, train a few steps.
 
     make demo        (or: python -m tools.demo)
 

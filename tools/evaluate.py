@@ -81,7 +81,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     layout.add_argument("--root", type=path_type, default=root, metavar="DIR", help="the folder (default: VLFDataset)")
     add_link_option(parser)
     output = parser.add_argument_group("output")
-    about = "add FILM's row of the paper for this data set (default: the evaluated one)"
+    about = "add the row that FILM's authors published for this data set (default: the evaluated one)"
     output.add_argument("--published", nargs="?", const="", metavar="DATASET", help=about)
     output.add_argument("--csv", type=path_type, metavar="FILE", help="write all metrics of each image here")
     output.add_argument("--json", type=path_type, metavar="FILE", help="write them and the averages here, as JSON")

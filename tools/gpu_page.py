@@ -135,12 +135,12 @@ def speed_part(report: Report, case: str) -> Iterator[str]:
 
 
 def profile_part(report: Report) -> Iterator[str]:
-    """The dearest kernels of each profile."""
+    """The slowest kernels of each profile."""
     profiles: dict[str, list[Row]] = {}
     for _, options, row in rows_of(report, "kernel"):
         profiles.setdefault(f"{options['case']}, {contender_of(options)}", []).append(row)
     for title, rows in profiles.items():
-        yield from (f"### Dearest kernels: {title}", "")
+        yield from (f"### Slowest kernels: {title}", "")
         cells = ((in_code(r["kernel"]), str(r["calls"]), f"{r['ms']:.2f}", f"{r['share']:.0%}") for r in rows)
         yield from table(("kernel", "calls", "ms", "share"), cells)
 

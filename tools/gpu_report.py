@@ -1,6 +1,6 @@
 """Everything about FILM on a GPU in one command: is it right, how fast, how much memory, where the time goes.
 
-    python -m tools.gpu_report                       # at most 30 minutes, then what it has
+    python -m tools.gpu_report                       # at most 30 minutes; what was measured by then is in the report
     python -m tools.gpu_report --device cpu --quick  # try the command itself, without a GPU
 
 It needs what `make VENV=.venv-cuda TORCH=torch==2.13.0 demo` installs and an nvcc, and no network. It writes

@@ -210,7 +210,7 @@ def speed(device: str, quick: bool, case: str, contender: str, tf32: bool = Fals
 
 
 def profile(device: str, quick: bool, case: str, contender: str) -> Iterator[Row]:
-    """The dearest kernels of a pass: name, calls, milliseconds, and the share of all kernels' time.
+    """The slowest kernels of a pass: name, calls, milliseconds, and the share of all kernels' time.
 
     Raises:
         UserError: there are none; the driver may keep its counters from users.

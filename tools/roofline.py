@@ -36,7 +36,7 @@ from utils.runtime.files import atomic_path
 
 BEGIN = "<!-- Made by `python -m tools.roofline --page docs/gpu.md`. -->"
 LAUNCH = 4e-6  # seconds; between 3 and 5 microseconds are usual
-DEAREST = 10
+SLOWEST = 10
 
 
 class Gpu(NamedTuple):
@@ -96,7 +96,7 @@ def ours(report: Mapping[str, Sequence[str]]) -> Launches:
 
 
 def kernel_name(mangled: str) -> str:
-    """The last name in a mangled one, without the numbers behind it: what our kernel or Jittor's operator computes."""
+    """The last name in a mangled one, without the numbers after it: what our kernel or Jittor's operator computes."""
     names, at = [], 0
     mangled = re.sub(r"L[a-z]\d+E", "", mangled)  # numbers among the template arguments
     while found := re.compile(r"\d+").search(mangled, at):
@@ -185,16 +185,16 @@ def tables(cases: Mapping[str, Launches], ours: Sequence[str]) -> str:
         flop = sum(count * launch.flop for launch, count in launches.items()) / 1e9
         times = [1e3 * seconds(launches, gpu, least) for gpu in GPUS for least in (0, LAUNCH)]
         rows.append([title, f"{launches.total():,}", f"{moved:.1f}", f"{flop:,.0f}", *(f"{t:.1f}" for t in times)])
-    return "\n\n".join([_table(heads, rows), *(_dearest(title, cases[title]) for title in ours)])
+    return "\n\n".join([_table(heads, rows), *(_slowest(title, cases[title]) for title in ours)])
 
 
-def _dearest(title: str, launches: Launches) -> str:
+def _slowest(title: str, launches: Launches) -> str:
     """The table of the kernels that take longest."""
     kernels: dict[str, Launches] = {}
     for launch, count in launches.items():
         kernels.setdefault(launch.kernel, Counter())[launch] += count
     gpu, whole = GPUS[0], seconds(launches, GPUS[0])
-    order = sorted(kernels.items(), key=lambda item: -seconds(item[1], gpu))[:DEAREST]
+    order = sorted(kernels.items(), key=lambda item: -seconds(item[1], gpu))[:SLOWEST]
     rows = [
         [f"`{name}`", str(each.total()), f"{1e3 * seconds(each, gpu):.2f}", f"{seconds(each, gpu) / whole:.0%}"]
         for name, each in order

@@ -49,7 +49,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Result:
-    """What became of a section; `note` says in one line why it did not end normally."""
+    """The outcome of a section; `note` says in one line why it did not end normally."""
 
     state: str
     seconds: float = 0.0

@@ -184,10 +184,10 @@ def correlation_line(values: Mapping[str, Values]) -> str:
 
 
 def published_rows(dataset: str, path: Path = PUBLISHED) -> dict[str, Values]:
-    """The paper's values for a data set, labelled as published, as a row for `format_table`.
+    """The row for `format_table` that FILM's authors published for a data set (film.md, section 5).
 
     Raises:
-        UserError: the paper has no row for this data set.
+        UserError: they published none for this data set.
     """
     table = json.loads(path.read_text(encoding="utf-8"))
     if dataset not in table["datasets"]:

@@ -256,7 +256,7 @@ def _set_device(use_cuda: bool, tf32: bool) -> None:
     if use_cuda:
         # cuBLAS in full float32 (CUBLAS_COMPUTE_32F), or with operands rounded to TF32.
         jt.flags.use_tensorcore = int(tf32)
-        # Copy new arrays to the GPU without waiting for it. By default, Jittor waits, and copies forth and back.
+        # Copy new arrays to the GPU without waiting for it. By default, Jittor waits, and copies back and forth.
         jt.flags.use_cuda_host_allocator = 0
         # exp, division and square root as exact as on the CPU.
         jt.flags.nvcc_flags = jt.flags.nvcc_flags.replace("--use_fast_math", "")
