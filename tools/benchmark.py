@@ -47,6 +47,7 @@ from tools import doctor
 from utils.runtime import processes
 from utils.runtime.cli import not_empty, path_type, run_command
 from utils.runtime.cores import usable as usable_cores
+from utils.runtime.cuda import host_compiler
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -349,7 +350,7 @@ def surroundings() -> dict[str, object]:
     names = re.findall(r"model name\s*: (.+)", cpuinfo.read_text()) if cpuinfo.is_file() else []
     versions = {
         "python": platform.python_version(),
-        "compiler": doctor.output_of(doctor.compiler(), "-dumpfullversion").strip(),
+        "compiler": doctor.output_of(host_compiler(), "-dumpfullversion").strip(),
     }
     for package in PACKAGES:
         with suppress(PackageNotFoundError):
@@ -639,7 +640,9 @@ def preprocess_on_cores(pairs: int, rounds: int) -> None:
 
 def get_args_parser() -> argparse.ArgumentParser:
     """The command line. Its result holds `run`, the function of the case, and the function's arguments by name."""
-    parser = argparse.ArgumentParser(description="Time FILM and other ways to compute it.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.benchmark", description="Time FILM and other ways to compute it."
+    )
     commands = parser.add_subparsers(metavar="CASE", required=True)
 
     def case(name: str, run: Callable[..., None], threads: bool = True, rounds: int = 0, **about: str) -> Callable:

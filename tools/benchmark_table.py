@@ -112,7 +112,9 @@ def replaced(page: str, text: str, begin: str = BEGIN) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Tables of files that tools.benchmark --json wrote.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.benchmark_table", description="Tables of files that tools.benchmark --json wrote."
+    )
     parser.add_argument("files", type=path_type, nargs="+", metavar="FILE.json")
     parser.add_argument("--page", type=path_type, help="replace the tables in this page (default: print them)")
     args = parser.parse_args(argv)

@@ -57,7 +57,7 @@ def demo(out: Path, device: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=path_type, default=ROOT / "demo_output", help="folder for all files of the demo")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train and test")
     args = parser.parse_args(argv)

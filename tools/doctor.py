@@ -74,10 +74,6 @@ def installed(package: str) -> str | None:
         return None
 
 
-def compiler() -> str:
-    return os.environ.get("cc_path") or "g++"
-
-
 def check_python() -> Iterator[Finding]:
     low, high = PYTHONS
     text = f"{sys.version.split()[0]} at {sys.executable}"
@@ -98,9 +94,9 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_compiler() -> Iterator[Finding]:
-    path = shutil.which(compiler())
+    path = shutil.which(cuda.host_compiler())
     if path is None:
-        yield Finding("compiler", FAIL, f"no {compiler()}", "Debian, Ubuntu: apt install g++")
+        yield Finding("compiler", FAIL, f"no {cuda.host_compiler()}", "Debian, Ubuntu: apt install g++")
         return
     version = first_line(output_of(path, "--version"))
     number = re.search(r"(\d+)\.\d+", output_of(path, "-dumpfullversion") or version)
@@ -226,7 +222,9 @@ def cpu_yardstick() -> Yardstick:
         source, program = Path(folder) / "yardstick.cc", Path(folder) / "yardstick"
         source.write_text(YARDSTICK)
         options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
-        processes.run([compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
+        processes.run(
+            [cuda.host_compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options
+        )
         printed = processes.run([program], env=os.environ | {cores.VARIABLE: str(cores.usable())}, **options).stdout
     return Yardstick(*map(float, printed.split()[:3]))
 
@@ -333,7 +331,7 @@ def cpu_simd() -> str:
 def compiler_simd() -> str:
     """The widest instruction set of `SIMD` that kernels are compiled for; empty if none."""
     flags = os.environ.get("cc_flags", "").split()  # Jittor adds these
-    macros = output_of(compiler(), "-march=native", *flags, "-dM", "-E", "-x", "c", "/dev/null")
+    macros = output_of(cuda.host_compiler(), "-march=native", *flags, "-dM", "-E", "-x", "c", "/dev/null")
     return next((name for name, macro in SIMD.items() if macro in macros), "")
 
 

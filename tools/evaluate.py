@@ -75,7 +75,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     folders.add_argument("--strict", action="store_true", help="an image of dir_b without a partner is an error")
     layout = parser.add_argument_group("or sources in the layout of VLFDataset/")
     layout.add_argument("--task", choices=tuple(TASKS), default="IVF", help="fusion task (default: IVF)")
-    layout.add_argument("--dataset", help="data set; with --dir_a only the table's title (default: its parent)")
+    layout.add_argument("--dataset", help="data set; with --dir_a only the table's title (default: its parent folder)")
     layout.add_argument("--mode", choices=MODES, default="test", help="which of its lists (default: test)")
     root = Path("VLFDataset")
     layout.add_argument("--root", type=path_type, default=root, metavar="DIR", help="the folder (default: VLFDataset)")

@@ -1,4 +1,4 @@
-"""Everything about FILM on a GPU in one command: is it right, how fast, how much memory, where the time goes.
+"""Everything about FILM on a GPU in one command: correct results, speed, memory, and the kernels that take longest.
 
     python -m tools.gpu_report                       # at most 30 minutes; what was measured by then is in the report
     python -m tools.gpu_report --device cpu --quick  # try the command itself, without a GPU
@@ -120,7 +120,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: to try the command without a GPU")
     add("--quick", action="store_true", help="small images, one batch size and few steps: to try the command")
-    add("--minutes", type=positive, default=30, help="end after this time with what there is")
+    add("--minutes", type=positive, default=30, help="end after this time, with what was measured by then")
     add("--only", nargs="+", choices=names, default=[], metavar="SECTION", help=f"only these: {', '.join(names)}")
     add("--out", type=path_type, help="new folder for the report (default: gpu_report/<time>)")
     return parser

@@ -2,10 +2,9 @@
 
     python -m tools.release exp/.../model/ckpt_40.pkl --text_encoder mpnet/ --encoder_name NAME --commit HASH
 
-Of several checkpoints it takes the mean of the weights, and the facts of the last. It writes models/<task>.pkl: the
-weights, and the task, text encoder, options, steps and commit of the training, without
-the state of the optimizer. models/<task>.npy is the feature of the neutral sentence, float32 (1, 149, 768). With it,
-fuse.py needs no text encoder for images without a text.
+models/<task>.pkl gets the mean of the weights of all checkpoints, and what the last one records: task, options and
+steps, but not the state of the optimizer. The text encoder and the commit are added. models/<task>.npy gets the feature
+of the neutral sentence, float32 (1, 149, 768). With it, fuse.py needs no text encoder for images without a text.
 """
 
 from __future__ import annotations

@@ -28,9 +28,9 @@ from typing import NamedTuple
 
 from net.shapes import STAGE_SIZE
 from tools.benchmark import ROOT, jittor_network, random_inputs
-from tools.doctor import compiler
 from utils.runtime import cores, processes
 from utils.runtime.cli import HelpFormatter, positive_int, run_command
+from utils.runtime.cuda import host_compiler
 from utils.runtime.errors import UserError
 
 # Takes the place of the functions that GCC calls for a parallel region, for a barrier and for a loop with dynamic
@@ -159,7 +159,7 @@ def build(folder: Path) -> Path:
     """Compile INTERPOSER."""
     source, library = folder / "scaling.cc", folder / "libscaling.so"
     source.write_text(INTERPOSER)
-    processes.run([compiler(), "-O2", "-w", "-fPIC", "-shared", "-fopenmp", source, "-o", library], check=True)
+    processes.run([host_compiler(), "-O2", "-w", "-fPIC", "-shared", "-fopenmp", source, "-o", library], check=True)
     return library
 
 
@@ -233,12 +233,14 @@ def report(found: dict[int, list[Image]], usable: int) -> str:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Model how a fused image scales with threads.", formatter_class=HelpFormatter
+        prog="python -m tools.scaling",
+        description="Model how a fused image scales with threads.",
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    add("--threads", type=positive_int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="N", help="numbers")
-    add("--size", type=positive_int, nargs=2, default=STAGE_SIZE, metavar=("H", "W"), help="of the image")
-    add("--rounds", type=positive_int, default=5, help="images of each number of threads")
+    add("--threads", type=positive_int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64], metavar="N", help="how many")
+    add("--size", type=positive_int, nargs=2, default=STAGE_SIZE, metavar=("H", "W"), help="size of the image")
+    add("--rounds", type=positive_int, default=5, help="images per number of threads")
     add("--worker", type=int, nargs=3, help=argparse.SUPPRESS)
     return parser
 

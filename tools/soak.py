@@ -162,7 +162,9 @@ def soak(epochs: int, images: int, allowed: float, folder: Path) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0], formatter_class=HelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.soak", description=__doc__.split("\n")[0], formatter_class=HelpFormatter
+    )
     parser.add_argument("--short", action="store_true", help=f"{SHORT[0]} epochs and {SHORT[1]} images only")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="soak") as folder:

@@ -55,7 +55,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         "--neutral",
         type=path_type,
         metavar="FILE.npy",
-        help="feature of the neutral sentence; without it, it is left out",
+        help="feature of the neutral sentence (default: this text is left out)",
     )
     add(
         "--out", type=path_type, default=Path("text_effect"), metavar="PREFIX", help="start of the names of the outputs"
