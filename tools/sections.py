@@ -35,7 +35,7 @@ class Section:
     """A part of the report.
 
     Args:
-        name: for people; also the name of its log file.
+        name: shown in the report; also the name of its log file.
         function: yields the rows. It is imported by its name in a new process.
         budget: seconds that it may take.
         options: arguments of `function`, JSON values.

@@ -55,7 +55,7 @@ class NeedsStretch(UserError):
 
 
 class ImageReader:
-    """Reads images, as the official code does or stretched, and notes what a person should know about them.
+    """Reads images, as the official code does or stretched, and collects notes about them for the user.
 
     The official reading takes the upper 8 bits of 16-bit values. With `stretch`, all values but those of 8-bit files
     are scaled: those from the lowest to the highest become 0..255. The lowest and highest are those of all files that

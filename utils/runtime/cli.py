@@ -66,7 +66,7 @@ class _Stream(io.FileIO):
 
 
 def secure_streams() -> None:
-    """Make it safe to print: whatever the encoding of the terminal, and whether or not anybody reads it.
+    """Make it safe to print: with any encoding of the terminal, and whether or not the output is read.
 
     What cannot be encoded is printed as escapes. A stream that was closed before the start (``>&-``) leads to nowhere;
     else the next file that is opened, such as an H5 file, would be standard output.

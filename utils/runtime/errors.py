@@ -77,7 +77,7 @@ def missing(package: str) -> str:
 def fault(error: Exception) -> str | None:
     """What the user can do about an error, in one line; None if it is a bug.
 
-    Errors of the operating system that name a file are about what people bring: a folder of another user, a name that
+    Errors of the operating system that name a file are about the user's files: a folder of another user, a name that
     is too long, a link to itself. A message of our own says more, where it is known what the file is for.
     """
     if isinstance(error, UserError):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 def new_figure(path: Path, width: float, height: float, dpi: int) -> Iterator[Figure]:
     """Yield an empty figure of this size in inches, on which the body draws; then write it to `path`.
 
-    Settings of the person, such as a matplotlibrc, have no effect. Names may hold any characters: `$` is no formula.
+    The user's settings, such as a matplotlibrc, have no effect. Names may hold any characters: `$` starts no formula.
 
     Args:
         path: its suffix is the format, .png or .svg.

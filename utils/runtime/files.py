@@ -114,7 +114,7 @@ def is_file(path: Path | str) -> bool:
 
     Raises:
         OSError: that cannot be found out, for instance because a folder above may not be opened. `Path.is_file` says
-            False there, from Python 3.14 on, and the person would look for a file that is there.
+            False there, from Python 3.14 on, and the user would look for a file that is there.
     """
     return stat.S_ISREG(_mode(path))
 

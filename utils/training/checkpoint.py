@@ -38,7 +38,7 @@ _SAFETENSORS = {
     "F64": "f8", "F32": "f4", "F16": "f2", "BF16": "bfloat16", "I64": "i8", "I32": "i4", "I16": "i2", "I8": "i1",
     "U64": "u8", "U32": "u4", "U16": "u2", "U8": "u1", "BOOL": "b1",
 }  # fmt: skip
-# What people take for a checkpoint: how the file begins (the first 512 bytes), what it is, and the way out.
+# Files that are mistaken for a checkpoint: how they begin (the first 512 bytes), what they are, and the way out.
 _OTHER_FILES = (
     (rb"\Z", "is empty; download or copy it again"),
     (rb"(\xef\xbb\xbf)?\s*<", "is a web page (HTML or XML); download the file that the page is about"),
