@@ -30,7 +30,7 @@ class FeatureFiles:
         if missing := [pair.feature for pair in pairs if not pair.feature.is_file()]:
             problem = f"no such text feature, {len(missing)} of {len(pairs)} are missing"
             raise UserError(f"{missing[0]}: {problem}; {EXPECTED} (--text_encoder bert encodes paragraphs instead)")
-        return f"text features: {len(pairs)} ready ones, {pairs[0].feature.parent}"
+        return f"text features: {len(pairs)} ready, {pairs[0].feature.parent}"
 
     def feature(self, pair: Pair) -> np.ndarray:
         """Read the feature file of a pair: float32 (149, 768).
