@@ -63,6 +63,7 @@ def output_of(*command: str | Path) -> str:
 
 
 def first_line(text: str) -> str:
+    """The first line of a program's output; empty if there is none."""
     return text.strip().splitlines()[0] if text.strip() else ""
 
 
@@ -75,6 +76,7 @@ def installed(package: str) -> str | None:
 
 
 def check_python() -> Iterator[Finding]:
+    """Python's version and headers."""
     low, high = PYTHONS
     text = f"{sys.version.split()[0]} at {sys.executable}"
     if low <= sys.version_info[:2] <= high:
@@ -87,6 +89,7 @@ def check_python() -> Iterator[Finding]:
 
 
 def check_packages() -> Iterator[Finding]:
+    """NumPy and Jittor."""
     for name, package in (("numpy", "numpy"), ("Jittor", "jittor")):
         version = installed(package)
         advice = "" if version else "pip install --no-deps -r requirements.lock"
@@ -94,6 +97,7 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_compiler() -> Iterator[Finding]:
+    """The C++ compiler and its version."""
     path = shutil.which(cuda.host_compiler())
     if path is None:
         yield Finding("compiler", FAIL, f"no {cuda.host_compiler()}", "Debian, Ubuntu: apt install g++")
@@ -109,6 +113,7 @@ def check_compiler() -> Iterator[Finding]:
 
 
 def check_onednn() -> Iterator[Finding]:
+    """The oneDNN that Jittor will use."""
     # Jittor uses what it finds here, and downloads it otherwise.
     places = sorted((cache_folder() / "mkl").glob("dnnl*/lib/libmkldnn.so"))
     library = next((path for path in places if path.exists()), Path())
@@ -126,6 +131,7 @@ def check_onednn() -> Iterator[Finding]:
 
 
 def check_cuda() -> Iterator[Finding]:
+    """The GPUs, the driver, the parts of the toolkit, and whether Jittor can use them."""
     found = cuda.look()
     problem = cuda.problem(found)
     for gpu in found.gpus:
@@ -152,6 +158,7 @@ def check_cuda() -> Iterator[Finding]:
 
 
 def check_mpi() -> Iterator[Finding]:
+    """MPI, for several processes."""
     for program in ("mpicc", "mpirun"):
         path = shutil.which(program)
         if path is None:
@@ -161,6 +168,7 @@ def check_mpi() -> Iterator[Finding]:
 
 
 def check_cache() -> Iterator[Finding]:
+    """The size of Jittor's cache, and the disk space left for it."""
     folder = cache_folder()
     files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
     size = sum(path.stat().st_size for path in files)
@@ -438,6 +446,7 @@ def examine(sections: dict[str, Check]) -> Iterator[Finding]:
 
 
 def line_of(finding: Finding) -> str:
+    """A finding as it is printed, with its advice on a second line."""
     advice = f"\n{'':28}-> {finding.advice}" if finding.advice else ""
     return f"{finding.state:5} {finding.name:20}  {finding.text}{advice}"
 

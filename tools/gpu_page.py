@@ -28,6 +28,7 @@ def holds(row: Row) -> bool:
 
 
 def contender_of(options: Mapping[str, Any]) -> str:
+    """The name of what a section measured: the framework, and TF32."""
     return options["contender"] + (", TF32" if options.get("tf32") else "")
 
 
@@ -41,6 +42,7 @@ def speeds(report: Report, case: str) -> dict[int, dict[str, Row]]:
 
 
 def ratio(row: Row, ours: Row) -> str:
+    """How many times as long as ours."""
     return f"{row['seconds'] / ours['seconds']:.2f}{TIMES}"
 
 
@@ -56,11 +58,13 @@ def in_code(text: str) -> str:
 
 
 def card_of(report: Report) -> str:
+    """The name of the GPU, or of the CPU."""
     gpus = report["machine"]["gpus"]
     return gpus[0]["name"] if report["device"] == "cuda" and gpus else report["machine"]["cpu"]
 
 
 def machine_part(report: Report) -> Iterator[str]:
+    """The title, the date and commit, and what the report was made on."""
     machine = report["machine"]
     size = ", small sizes (`--quick`)" if report["quick"] else ""
     what = f"device {report['device']}{size}, {report['seconds'] / 60:.0f} minutes"
@@ -81,6 +85,7 @@ def machine_part(report: Report) -> Iterator[str]:
 
 
 def sections_part(report: Report) -> Iterator[str]:
+    """The outcome of each section."""
     yield from ("### Sections", "")
     cells = (
         (name, section["state"], f"{section['seconds']:.0f}", in_code(section["note"]))

@@ -152,6 +152,7 @@ class Image(NamedTuple):
 
     @property
     def modelled(self) -> float:
+        """Seconds of the image with a core for each thread."""
         return self.serial + sum(longest for longest, _ in self.regions.values())
 
 

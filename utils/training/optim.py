@@ -143,7 +143,9 @@ class StepLR:
             self.optimizer.lr *= self.gamma
 
     def state_dict(self) -> dict[str, object]:
+        """The number of epochs ended, and the settings."""
         return {"last_epoch": self.last_epoch, "step_size": self.step_size, "gamma": self.gamma}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
+        """Load a result of `state_dict`; the settings stay as they are."""
         self.last_epoch = int(state["last_epoch"])

@@ -88,6 +88,7 @@ class Storage:
 
     @property
     def nbytes(self) -> int:
+        """The bytes that the values take in the file."""
         return self.numel * (2 if self.dtype == "bfloat16" else np.dtype(self.dtype).itemsize)
 
 
