@@ -129,6 +129,51 @@ def test_the_readmes_have_the_same_numbers():
     assert sections(ENGLISH) == sections(CHINESE)
 
 
+# --- facts that several pages state
+
+CARD, RESULTS, PERFORMANCE = ROOT / "models/README.md", ROOT / "docs/results.md", ROOT / "docs/performance.md"
+
+
+def metrics_in(page: Path, *first: str) -> list[str]:
+    """The six metrics in the row of a page's tables whose first cells begin with these texts."""
+    rows = [[cell.strip() for cell in row] for table in tables(page) for row in table]
+    (found,) = [row for row in rows if all(map(str.startswith, row, first))]
+    return [cell for cell in found if re.fullmatch(r"\d+\.\d\d", cell)][:6]
+
+
+def test_the_metrics_are_the_same_on_all_pages():
+    ours = "FILM, weights that ship"
+    assert metrics_in(ENGLISH, "RoadScene", "ours") == metrics_in(CARD, "RoadScene") == metrics_in(RESULTS, ours)
+    assert metrics_in(ENGLISH, "MSRS", "ours") == metrics_in(CARD, "MSRS") == metrics_in(RESULTS, "MSRS", ours)
+    for dataset in ("M3FD", "TNO"):
+        assert metrics_in(CARD, dataset) == metrics_in(RESULTS, dataset, ours)
+    assert metrics_in(ENGLISH, "MSRS", "paper") == metrics_in(RESULTS, "MSRS", "FILM, paper")
+    assert metrics_in(ENGLISH, "RoadScene", "paper") == metrics_in(RESULTS, "FILM, paper")
+    assert metrics_in(ENGLISH, "RoadScene", "CDDFuse") == metrics_in(RESULTS, "CDDFuse, its authors' images")
+
+
+def test_the_speed_in_the_readme_is_that_of_the_tables():
+    """With AVX-512, rounded to the digits that the README shows."""
+    (line,) = re.findall(r"^- \*\*CPU with AVX-512.*", text_of(ENGLISH), re.MULTILINE)
+    (section,) = re.findall(
+        r"^### [^\n]* AVX-512, 2 threads\n(.*?)^(?:#|<!)", text_of(PERFORMANCE), re.MULTILINE | re.DOTALL
+    )
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in section.splitlines() if row.startswith("|")]
+    step = next(index for index, row in enumerate(rows) if row[0].startswith("a training step"))
+
+    def measured(of: list[list[str]], name: str, column: int) -> str:
+        return next(row[column] for row in of if re.fullmatch(name, re.sub(r" \d[\d.]*", "", row[0])))
+
+    others = ("ONNX Runtime", "OpenVINO", "PyTorch, torch.compile", "PyTorch, eager")
+    exact = [measured(rows[:step], "this repository", 1), *(measured(rows[:step], name, 2) for name in others)]
+    exact += [measured(rows[step:], "this repository", column) for column in (1, 3)]
+    exact += [measured(rows[step:], "PyTorch, eager", 2)]
+    shown = re.findall(r"([\d.]+)(?:\N{MULTIPLICATION SIGN}[,)]| s | GB)", line)
+    for text, value in zip(shown, exact, strict=True):
+        digits = len(text.partition(".")[2])
+        assert abs(float(text) - float(value)) <= 0.5 * 10**-digits + 1e-9, (text, value)
+
+
 # --- links
 
 
