@@ -129,7 +129,9 @@ def architecture() -> str:
             start, end = edges[source][1] - 12, edges[target][0] + 12 + 8 * (len(ROOMS) - place)
             line = f'd="M0,{start}H{-12 * place}V{end}H-7" fill="none" stroke="{colour}" stroke-width="2"'
             parts.append(f'<path {line}/><path d="M0,{end}l-7,-4v8z" fill="{colour}"/>')
-    return _svg(-90, 1012, y - 22, parts)
+    legend = "An arrow leads from a room to a room that it imports. Imports only go down."
+    parts += [_box(0, y, 920, 30, "#fff"), _text(14, y + 20, legend, "note")]
+    return _svg(-90, 1012, y + 32, parts)
 
 
 def _parts(module: Any) -> dict[str, Any]:

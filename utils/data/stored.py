@@ -1,4 +1,4 @@
-"""The shape of text features in files, .npy and H5: float32 (1, 149, 768) (film.md, section 4).
+"""Text features in .npy and H5 files: float32 (1, 149, 768), with a leading axis (film.md, section 4).
 
 In memory a feature is (149, 768). Only this module adds and removes the leading axis.
 """
