@@ -151,7 +151,7 @@ def features_of(
         pairs: the pairs to fuse.
         args: the options.
         bad: collects the pairs whose text or feature cannot be read.
-        weights: the checkpoint; <its name>.npy beside it is the feature of the neutral sentence by its encoder.
+        weights: the checkpoint; <its name>.npy next to it is the feature of the neutral sentence by its encoder.
         trained: what the checkpoint records about its training data.
 
     Raises:
@@ -333,7 +333,7 @@ def fuse_files(args: argparse.Namespace) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    # Intermixed: the images may stand before and after the options.
+    # Intermixed: the images may come before and after the options.
     fuse_files(get_args_parser().parse_intermixed_args(argv))
 
 

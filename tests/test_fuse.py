@@ -167,7 +167,7 @@ GONE = Provenance("IVF", "/no/such/encoder", "e690")
 
 
 def feature_of(folder: Path, trained: Provenance, *options: str) -> np.ndarray:
-    """The feature of a pair in `folder` for the weights net.pkl, beside which the neutral feature net.npy stands."""
+    """The feature of a pair in `folder` for the weights net.pkl, next to the neutral feature net.npy."""
     np.save(folder / "net.npy", NEUTRAL)
     files = (folder / name for name in ("a.png", "b.png", "x.txt", "x.npy"))
     pair = Pair("x", *files)

@@ -159,7 +159,7 @@ def export(source: Path, kind: str, output: Path | None) -> Path:
 
     Args:
         kind: a key of `FORMATS`.
-        output: the file to write, replaced if it exists; None for one beside `source`, which may not exist yet.
+        output: the file to write, replaced if it exists; None for one next to `source`, which must not exist yet.
 
     Returns:
         The file.
@@ -189,7 +189,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("weights", type=path_type, help="a .pkl of train.py, an official .pth or a .safetensors file")
     kinds = "pth: for the official PyTorch code; safetensors; onnx: the complete network, for any image size"
     add("--to", choices=tuple(FORMATS), required=True, help=kinds)
-    add("-o", "--output", type=path_type, metavar="FILE", help="the file to write (default: beside the weights)")
+    add("-o", "--output", type=path_type, metavar="FILE", help="the file to write (default: next to the weights)")
     return parser
 
 

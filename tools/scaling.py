@@ -176,7 +176,7 @@ def work(height: int, width: int, rounds: int) -> None:
     forward = {op.forward: name.lstrip("_") for name, op in vars(cpu).items() if isinstance(op, KernelOperation)}
 
     def operation(code: int) -> str:
-        """The operation whose source stands beside the library that Jittor compiled of it."""
+        """The operation whose source is next to the library that Jittor compiled from it."""
         path = Path(library.scaling_file(code).decode()).with_suffix(".cc")
         source = path.read_text(encoding="utf-8") if path.is_file() else ""
         return next((name for text, name in forward.items() if text in source), "others")

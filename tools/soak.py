@@ -57,7 +57,7 @@ class Sampled:
 
 
 def sample(process: int, done: int) -> Sampled | None:
-    """A process that has done so many units, as /proc shows it; None once it has ended."""
+    """A process that has done this many units, as /proc shows it; None once it has ended."""
     folder = Path("/proc") / str(process)
     try:
         pages = int((folder / "statm").read_text().split()[1])

@@ -109,7 +109,7 @@ def read_list(path: Path) -> list[str]:
 
 
 def plain_names(path: Path, folders: Sequence[Path]) -> list[str]:
-    """The names of a list, each once, without the folder that may stand before them, which is one of `folders`.
+    """The names of a list, each once, without the folder that may precede them, which is one of `folders`.
 
     Raises:
         UserError: as `read_list`, or a name is in another folder.

@@ -14,8 +14,8 @@ from scipy import fft
 from utils.data.pairs import Pair
 from utils.runtime.errors import UserError
 
-# The confidence below which a pair is refused. A motion of at most so many pixels (of the last level) is not applied if
-# without it the confidence is this share of the best: public pairs that count as registered differ by as much. Chosen
+# The confidence below which a pair is refused. A motion of at most this many pixels (of the last level) is not
+# applied if the confidence without it is this share of the best: public registered pairs are off by as much. Chosen
 # on 20 pairs of RoadScene that the slow test does not use.
 MIN_CONFIDENCE = 0.16
 REGISTERED_PIXELS = 3.0

@@ -26,7 +26,7 @@ from utils.training.stop import StopRequest
 # The codec of each container, of those that the FFmpeg in OpenCV's wheels can write.
 CODECS = {".mp4": "mp4v", ".mov": "mp4v", ".m4v": "mp4v", ".mkv": "mp4v", ".avi": "MJPG"}
 VIDEOS = (*CODECS, ".webm", ".mpg", ".mpeg", ".wmv")
-# The range of the stretch starts as the mean of so many frames, and follows with this time constant.
+# The range of the stretch starts as the mean of this many frames, and follows with this time constant.
 FIRST_FRAMES = 8
 SECONDS = 2.0
 

@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Read what `jt.save`, `torch.save` or safetensors wrote, whatever the suffix; tensors become NumPy arrays.
 
     Nothing is executed (`utils.training.unpickle`), and memory and time stay in proportion to the size of the file.
-    The tensors of safetensors are under the key 'model', its metadata (texts) beside it.
+    The tensors of safetensors are under the key 'model', its metadata (texts) under their own keys.
 
     Raises:
         UserError: the file is missing, damaged, larger than `MAX_BYTES`, or holds something other than tensors,

@@ -1,4 +1,4 @@
-"""The HTML page: what stands in it, and, in a headless Chromium, what it does when a person operates it."""
+"""The HTML page: what it contains, and, in a headless Chromium, what it does when a user operates it."""
 
 from __future__ import annotations
 

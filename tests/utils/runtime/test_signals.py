@@ -86,7 +86,7 @@ def test_signals_inside_a_block():
 
 @pytest.mark.parametrize("work", [signals.leave_to_parent, lambda: None], ids=["compiles", "has just begun"])
 def test_a_forked_process_leaves_the_decision_to_the_command(work):
-    """Ctrl-C and a hang-up reach the processes in which Jittor compiles, too; they go on, and SIGTERM ends them."""
+    """Ctrl-C and a hang-up reach the processes in which Jittor compiles, too; they continue, and SIGTERM ends them."""
     with signals.handling(signals.raise_stopped):
         child = os.fork()
         if not child:
