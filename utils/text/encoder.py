@@ -123,9 +123,8 @@ def load_pretrained(source: str, what: str, architecture: str, **options: object
     for place, local in attempts:
         try:
             return load(place, local_files_only=local, trust_remote_code=False, **options)
-        except (
-            Exception
-        ) as error:  # transformers, its hub, tokenizers, safetensors and torch raise many kinds of errors
+        # transformers, its hub, tokenizers, safetensors and torch raise many kinds of errors.
+        except Exception as error:
             problem = error
         if local and len(attempts) > 1:
             print(f"{source}: not in the cache of this machine, asking the hub", file=sys.stderr)
