@@ -48,7 +48,7 @@ def new_figure(path: Path, width: float, height: float, dpi: int) -> Iterator[Fi
 
 
 def short(name: str, most: int = 60) -> str:
-    """A name as the label of a figure: one line of at most `most` characters. Longer labels would displace the figure."""
+    """A name as the label of a figure: one line of at most `most` characters. Longer ones would displace the figure."""
     text = printable(name)
     return text if len(text) <= most else f"{text[: most - 1]}\N{HORIZONTAL ELLIPSIS}"
 
