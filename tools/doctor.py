@@ -152,7 +152,7 @@ def check_cuda() -> Iterator[Finding]:
     if problem is None:
         yield Finding("CUDA", OK, "everything that FILM needs is installed; see Jittor for whether it works")
     elif found.seems_there:
-        yield Finding("CUDA", NOTE, f"not used: {problem}", "the CPU is used; --device cuda insists on the GPU")
+        yield Finding("CUDA", NOTE, f"not used: {problem}", "the CPU is used; with --device cuda this is an error")
     else:
         yield Finding("CUDA", OK, "no NVIDIA GPU; the CPU is used")
 

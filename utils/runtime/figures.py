@@ -70,7 +70,7 @@ def _matplotlib() -> ModuleType:
         raise
     except Exception as error:  # a damaged matplotlibrc, no temporary folder, a working folder that was deleted
         problem = f"matplotlib: cannot be started ({first_line(error)})"
-        raise UserError(f"{problem}; look at its settings: matplotlibrc, MPLCONFIGDIR") from error
+        raise UserError(f"{problem}; check its settings: matplotlibrc, MPLCONFIGDIR") from error
     finally:
         if backend is not None:
             os.environ["MPLBACKEND"] = backend

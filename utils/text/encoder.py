@@ -90,7 +90,7 @@ def quiet_transformers() -> ModuleType:
         raise
     except Exception as error:
         problem = f"transformers: cannot be started ({first_line(error)})"
-        raise UserError(f"{problem}; look at the variables HF_... and TRANSFORMERS_... in the environment") from error
+        raise UserError(f"{problem}; check the variables HF_... and TRANSFORMERS_... in the environment") from error
 
     huggingface_hub.utils.logging.set_verbosity_error()
     return transformers
