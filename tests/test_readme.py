@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 READMES = [ENGLISH, CHINESE]
-FOLDERS = ("docs", "VLFDataset", "exp", "log", "images", "models", "net/kernels", "tests/golden")
+FOLDERS = ("docs", "VLFDataset", "exp", "log", "images", "models", "net/kernels", "tests/golden", "tests/cuda")
 PAGES = [*READMES, *(page for folder in FOLDERS for page in sorted(ROOT.glob(f"{folder}/*.md")))]
 # Options of other programs.
 FOREIGN = {"--allow-run-as-root", "--bind-to", "--depth", "--extra-index-url", "--hostfile", "--mca", "--no-deps"}
