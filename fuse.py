@@ -7,9 +7,9 @@
 
 A is the infrared, MRI, over-exposed or near-focus image; B the visible, CT/PET/SPECT, under-exposed or far-focus one.
 
---text, --text_file or --text_feature apply to all pairs. Without them the text of a pair is Text/<name>.txt or
-TextFeature/<name>.npy next to the images, else a neutral sentence, whose feature ships with the weights; the output
-says so.
+--text, --text_file or --text_feature apply to all pairs. Without them, the text of a pair is Text/<name>.txt or
+TextFeature/<name>.npy next to the images. If there is neither, a neutral sentence is used, and a line says so; its
+feature ships with the weights.
 """
 
 from __future__ import annotations

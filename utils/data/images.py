@@ -58,8 +58,8 @@ class ImageReader:
     """Reads images, as the official code does or stretched, and collects notes about them for the user.
 
     The official reading takes the upper 8 bits of 16-bit values. With `stretch`, all values but those of 8-bit files
-    are scaled: those from the lowest to the highest become 0..255. The lowest and highest are those of all files that
-    were passed to `measure` together; with `percentiles`, or for other files, those of each file.
+    are scaled: those from the lowest to the highest become 0..255. Files that were passed to `measure` together have a
+    common lowest and highest value. With `percentiles`, and for other files, each file has its own.
 
     Images of `thermal` with false colours are read as the gray values that they stand for (`utils.data.palette`).
 
@@ -223,8 +223,10 @@ def read_gray(path: Path | str) -> np.ndarray:
 
 
 def read_bgr(path: Path | str, reader: ImageReader | None = None) -> np.ndarray:
-    """The colours of a single file: `ImageReader.bgr`. Types that the official code cannot read are stretched to their
-    own range, because the chroma of a gray image is 0 in any range."""
+    """The colours of a single file: `ImageReader.bgr`.
+
+    Types that the official code cannot read are stretched to their own range: the chroma of a gray image is 0 in any.
+    """
     try:
         return (reader or ImageReader()).bgr(path)
     except NeedsStretch:

@@ -41,10 +41,13 @@ def colors(palette: str) -> np.ndarray:
 def recognize(bgr: np.ndarray) -> str | None:
     """The palette of a uint8 BGR image (H, W, 3): one of `PALETTES`, `LUMA` for an unknown one, None for other images.
 
-    The colours of a palette lie on a curve. Of a sample of the pixels, which must be coloured (`COLORED`: their mean
-    distance from gray), the mean distance from a known curve is at most `ON_PALETTE`, and at most the part `OF_GRAY`
-    of that from gray. Of an unknown curve, the chroma is a function of the luma: it varies by `SPREAD` over the image
-    (standard deviation), and by at most `THICKNESS` among pixels of one luma.
+    The colours of a palette lie on a curve. Tests of a sample of the pixels:
+
+    - The image is coloured: the mean distance from gray is at least `COLORED`.
+    - It has a known palette: the mean distance from its curve is at most `ON_PALETTE`, and at most `OF_GRAY` times the
+      distance from gray.
+    - It has an unknown palette: the chroma is a function of the luma. It varies by at least `SPREAD` over the image
+      (standard deviation), and by at most `THICKNESS` among pixels of one luma.
     """
     pixels = bgr.reshape(-1, 3)
     pixels = pixels[:: max(1, len(pixels) // SAMPLE)].astype(np.float32)

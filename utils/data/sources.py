@@ -140,14 +140,20 @@ def image_reader(args: argparse.Namespace, pairs: Sequence[Pair], task: str) -> 
 def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None) -> Selection:
     """The pairs that the options of a script select.
 
-    For a downloaded data set or two folders, the first of these that exists: the pairs of --list; those of the data
-    set's folder train or test; those of <mode>.txt in its folder (the parent of --dir_a); the official test pairs
-    (train: all others); all pairs, in both modes. Texts and features come from Text/ and TextFeature/ next to the
-    images, else from --root, where new ones are written.
+    The pairs of a downloaded data set, or of two folders, are the first of these that exist:
+
+    - those of --list
+    - those of the data set's folder train or test
+    - those of <mode>.txt in its folder (of two folders: in the parent of --dir_a)
+    - the official test pairs; for training, all others
+    - all pairs, in both modes
+
+    Texts and features come from Text/ and TextFeature/ next to the images, else from --root, where new ones are
+    written.
 
     Args:
-        args: the options of `add_source_options`, and task and dataset. If these two are None, the layout decides; for
-            two folders the data set is named after the parent of --dir_a; the defaults are IVF and MSRS.
+        args: the options of `add_source_options`, and task and dataset. Where these two are None, the layout decides,
+            and two folders are named after the parent of --dir_a. The defaults are IVF and MSRS.
         mode: 'train' or 'test'.
         bad: collects the pairs of which an image is missing, ambiguous, or a link that leads out of its folder (without
             --follow_links).

@@ -21,9 +21,12 @@ from utils.runtime.errors import EXIT_BUG, EXIT_USAGE, Stopped, UserError, fault
 def run_command(main: Callable[[Sequence[str] | None], None], argv: Sequence[str] | None = None) -> int:
     """Run the `main` of a script and return its exit code.
 
-    0 on success; 2, after one line on stderr, for a `fault` of the user or a full GPU; 128 + its number for a signal
-    that asks to stop (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP). Any other exception is a bug and keeps its
-    traceback. If one of several processes fails, it ends the others. Scripts end with ``sys.exit(run_command(main))``.
+    - 0: success.
+    - 2: a `fault` of the user, or a full GPU; one line on stderr says what.
+    - 128 + its number: a signal that asks to stop (130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP).
+
+    Any other exception is a bug and keeps its traceback. If one of several processes fails, it ends the others. Scripts
+    end with ``sys.exit(run_command(main))``.
     """
     secure_streams()
     try:
@@ -68,8 +71,8 @@ class _Stream(io.FileIO):
 def secure_streams() -> None:
     """Make it safe to print: with any encoding of the terminal, and whether or not the output is read.
 
-    What cannot be encoded is printed as escapes. A stream that was closed before the start (``>&-``) leads to nowhere;
-    else the next file that is opened, such as an H5 file, would be standard output.
+    What cannot be encoded is printed as escapes. A stream that was closed before the start (``>&-``) leads to nowhere.
+    Otherwise the next file that is opened, such as an H5 file, would become standard output.
     """
     for number in range(3):
         try:

@@ -277,7 +277,7 @@ def environment(cuda: Cuda, folder: Path) -> dict[str, str]:
 def toolkit_for_jittor(cuda: Cuda, folder: Path) -> Path:
     """Make a toolkit in the form that Jittor expects (bin/nvcc, include/, lib64/) in `folder`, and return its nvcc.
 
-    Jittor takes headers and libraries only from the folder of nvcc, but cuBLAS and cuRAND may be in wheels, and nvcc
+    Jittor takes headers and libraries only from the folder of nvcc. But cuBLAS and cuRAND may be in wheels, and nvcc
     may be a script elsewhere. The toolkit consists of links, and a script that calls the real nvcc. A toolkit in /usr
     (Debian) is used as it is: its headers must not be searched before those of the system.
     """

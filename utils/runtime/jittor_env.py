@@ -1,8 +1,8 @@
 """Start Jittor on this machine: the only module that imports it.
 
-Other modules write ``from utils.runtime.jittor_env import jt``. A plain ``import jittor`` ends the process on machines
-with an nvcc but no CUDA runtime or driver, and on machines without network (it downloads oneDNN, cuTT and CUTLASS).
-This module prevents both before the import, and reports any other failure in one line.
+Other modules write ``from utils.runtime.jittor_env import jt``. A plain ``import jittor`` ends the process on two
+kinds of machines: with an nvcc but no CUDA runtime or driver, and without network, because it downloads oneDNN, cuTT
+and CUTLASS. This module prevents both before the import, and reports any other failure in one line.
 """
 
 from __future__ import annotations

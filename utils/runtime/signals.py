@@ -10,9 +10,12 @@ from contextlib import contextmanager, suppress
 
 from utils.runtime.errors import Stopped
 
-# Ctrl-C; kill, and a machine that shuts down; a terminal or ssh session that closes; and what mpirun forwards to its
-# processes without a time limit, and Slurm can send before a job's time is up.
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+STOP_SIGNALS = (
+    signal.SIGINT,  # Ctrl-C
+    signal.SIGTERM,  # kill, and a machine that shuts down
+    signal.SIGHUP,  # a terminal or ssh session that closes
+    signal.SIGUSR1,  # mpirun forwards it without a time limit; Slurm can send it before a job's time is up
+)
 
 
 @contextmanager

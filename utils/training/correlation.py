@@ -22,8 +22,8 @@ CORRELATIONS = {"corr_max": "max(A, B)", "corr_a": "A", "corr_b": "B"}
 
 # Below this correlation with max(A, B), a training went wrong in all trials (docs/training.md).
 LEAST = 0.7
-# A fused image is nearly a copy of a source from this correlation with it on, if the other source is below the second
-# value: the sources of a focus pair are nearly equal, and a good image correlates with both.
+# A fused image is nearly a copy of a source if its correlation with it is at least COPY, and that with the other source
+# is below OTHER: the sources of a focus pair are nearly equal, and a good image correlates with both.
 COPY, OTHER = 0.95, 0.9
 
 

@@ -1,7 +1,7 @@
 """A restricted unpickler: reads pickles as plain data, and neither calls nor imports anything.
 
 Python's unpickler runs what the file asks for, and a list of forbidden names is never complete. This one knows only the
-opcodes that plain data needs, and only the names in `_NAMES`, each of which stands for a function of this module. The
+opcodes that plain data needs, and only the names in `_NAMES`. Each of them stands for a function of this module. The
 size of a value is checked before its bytes are copied, and no file may exceed `MAX_BYTES`, `MAX_STEPS` or `MAX_DEPTH`:
 a checkpoint of FILM takes a twentieth of each.
 """
