@@ -56,11 +56,11 @@ def correlate(fused: np.ndarray, image_a: np.ndarray, image_b: np.ndarray) -> Co
     Args:
         fused, image_a, image_b: arrays of one shape; the sources in one unit.
     """
-    return Correlation(*(pearson(fused, image) for image in (np.maximum(image_a, image_b), image_a, image_b)))
+    return Correlation(*pearson(fused, np.maximum(image_a, image_b), image_a, image_b))
 
 
-def pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Pearson's correlation of two arrays of one shape, in float64; NaN if one is constant.
+def pearson(x: np.ndarray, *others: np.ndarray) -> list[float]:
+    """Pearson's correlations of `x` with each of the `others`, arrays of one shape, in float64; NaN if one is constant.
 
     sum(x y) / sqrt(sum(x x) sum(y y)), after the means are subtracted.
     """
@@ -74,9 +74,10 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
         # Not np.dot: its library starts threads, which keep the cores busy long after the product.
         return np.einsum("i,i", x, y)
 
-    x, y = centred(x), centred(y)
+    x = centred(x)
+    square = dot(x, x)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(dot(x, y) / np.sqrt(dot(x, x) * dot(y, y)))
+        return [float(dot(x, y) / np.sqrt(square * dot(y, y))) for y in map(centred, others)]
 
 
 class EpochCorrelation:
