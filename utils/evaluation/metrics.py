@@ -12,7 +12,7 @@ NaN, as in the official code; only VIFF, in both codes, counts a constant source
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import wraps
+from functools import partial, wraps
 
 import cv2
 import numpy as np
@@ -179,7 +179,7 @@ def viff(fused: Image, image_a: Image, image_b: Image, /) -> float:
 
 def _information(images: Image, window: NDArray[np.float64]) -> NDArray[np.float64]:
     """The information of A and of B that reached F, and that in A and in B: (2, 2); `images` are a strip."""
-    _, variances, covariances = _local_moments(images, window)
+    _, variances, covariances = _local_moments(images, partial(_filtered, window=window))
     # Windows that are constant in an image, or whose covariance is not positive, transmit no information.
     variances[variances < VIFF_EPSILON] = 0
     variance_f, variances = variances[0], variances[1:]
@@ -228,7 +228,7 @@ def ssim(fused: Image, image_a: Image, image_b: Image, /) -> float:
 
 def _similarity(images: Image) -> float:
     """The sum over the windows of a strip of what SSIM averages."""
-    means, variances, covariances = _local_moments(images, np.full(SSIM_WINDOW, 1 / SSIM_WINDOW))
+    means, variances, covariances = _local_moments(images, _means_of_ssim)
     sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
     squares = means * means
     similarity = (2 * means[1:] * means[0] + SSIM_C1) * (2 * sample * covariances + SSIM_C2)
@@ -280,15 +280,23 @@ def _strips(images: Image, size: int) -> Iterator[Image]:
         yield images[:, top : top + STRIP_ROWS + size - 1]
 
 
-def _local_moments(images: Image, window: NDArray[np.float64]) -> tuple[Image, Image, Image]:
-    """Moments of the images F, A and B, (3, H, W), in all windows, weighted by a separable `window` (N,).
+def _means_of_ssim(images: Image) -> Image:
+    """The means of images (n, H, W) in the windows of SSIM that are inside."""
+    margin = SSIM_WINDOW // 2
+    # One below the other; the windows in two images are cut off.
+    means = cv2.boxFilter(images.reshape(-1, images.shape[2]), -1, (SSIM_WINDOW, SSIM_WINDOW))
+    return means.reshape(images.shape)[:, margin:-margin, margin:-margin]
+
+
+def _local_moments(images: Image, local_mean: Callable[[Image], Image]) -> tuple[Image, Image, Image]:
+    """Moments of the images F, A and B, (3, H, W), in the windows of `local_mean`.
 
     Returns:
         means (3, h, w), variances (3, h, w), which rounding errors can make negative, and covariances of A and B with
         F, (2, h, w).
     """
     products = np.concatenate([images, images * images, images[1:] * images[0]])
-    means, variances, covariances = np.split(_filtered(products, window), (3, 6))
+    means, variances, covariances = np.split(local_mean(products), (3, 6))
     variances -= means * means
     covariances -= means[1:] * means[0]
     return means, variances, covariances
