@@ -65,8 +65,9 @@ def fuse_dataset(
 ) -> tuple[list[Values], int]:
     """Fuse, write and measure the pairs of `dataset`; memory does not grow with their number.
 
-    This thread computes; others read, write and measure meanwhile. (Jittor holds the interpreter lock while it
-    computes; HDF5, OpenCV and NumPy work without it.) The metrics are those of the 8-bit images.
+    This thread computes; others read, write and measure. Jittor holds the interpreter lock while it computes, so they
+    do most of that between two pairs, on all cores: what it costs is processor time. The metrics are those of the
+    8-bit images.
 
     Args:
         gray: the folder of the fused images, <name>.png.

@@ -32,6 +32,7 @@ from utils.runtime.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
 DEVICES = ("auto", "cpu", "cuda")
+SWITCH_SECONDS = 0.1
 
 # Below Jittor's home: the CUDA toolkit as Jittor expects it, and whether it worked.
 CUDA_FOLDER = Path(".cache/jittor/film_cuda")
@@ -165,6 +166,9 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
         # Jittor ends the process on some of them without cleaning up; with Python's handlers we finish properly.
         for number, handler in handlers.items():
             signal.signal(number, handler)
+    # Jittor keeps the interpreter lock while it computes. Each thread that waits for the lock wakes up once in this
+    # interval (by default 5 ms), and takes a core from the kernels.
+    sys.setswitchinterval(SWITCH_SECONDS)
     # Its optimizer would send one message per gradient; utils/runtime/collective.py sends all gradients in one.
     jittor.in_mpi = False
     return jittor
