@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import pickle
+import re
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +77,28 @@ def test_the_device_is_told_in_one_line():
     assert line.startswith("device: cpu")
     assert "\n" not in line
     assert jt.flags.use_cuda == 0
+
+
+def test_a_thread_that_waits_for_the_interpreter_lock_seldom_wakes_up():
+    """While this thread keeps the lock for 0.5 s, as Jittor does when it computes: not 100 times, Python's default."""
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            time.sleep(0.001)
+
+    def times_slept() -> int:
+        status = Path(f"/proc/self/task/{thread.native_id}/status").read_text()
+        return int(re.search(r"^voluntary_ctxt_switches:\s*(\d+)", status, re.MULTILINE)[1])
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    before = times_slept()
+    ctypes.PyDLL(None).usleep(500_000)
+    counted = times_slept() - before
+    stop.set()
+    thread.join()
+    assert counted < 20
 
 
 def test_unknown_device_is_an_error():
