@@ -130,7 +130,7 @@ struct HeadAttention {
     unset_floats exps;           // (room, ld)
     std::vector<double> weight;  // (room, chunks)
 
-    // Has room for so many queries.
+    // Has room for this many queries.
     HeadAttention(const TextShape& s, long room)
         : chunks((s.tokens + TOKEN_CHUNK - 1) / TOKEN_CHUNK), ld((vectors(s.tokens) | 1) * LANES), exps(room * ld),
           weight(room * chunks) {}
