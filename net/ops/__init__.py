@@ -59,7 +59,7 @@ class Operation:
 
 
 # Operations that only a transformer block uses have no CPU form: on the CPU, transformer_block computes them.
-pointwise_conv = Operation(reference.pointwise_conv, cpu=cpu.pointwise_conv)
+pointwise_conv = Operation(reference.pointwise_conv, cpu=cpu.pointwise_conv, cuda=cuda.pointwise_conv)
 conv3x3 = Operation(reference.conv3x3, cpu=cpu.conv3x3, cuda=cuda.conv3x3)
 depthwise_conv3x3 = Operation(reference.depthwise_conv3x3, cuda=cuda.depthwise_conv3x3)
 prelu = Operation(reference.prelu, cpu=cpu.prelu, cuda=cuda.prelu)
@@ -68,10 +68,10 @@ channel_layer_norm = Operation(reference.channel_layer_norm, cuda=cuda.channel_l
 channel_attention = Operation(reference.channel_attention, cuda=cuda.channel_attention)
 merge = Operation(reference.merge, cpu=cpu.merge, cuda=recomputed(cuda.merge))
 pooled_text_attention = Operation(
-    reference.pooled_text_attention, cpu=cpu.pooled_text_attention, cuda=recomputed(reference.pooled_text_attention)
+    reference.pooled_text_attention, cpu=cpu.pooled_text_attention, cuda=cuda.pooled_text_attention
 )
 take_pixels = Operation(reference.take_pixels, cpu=cpu.take_pixels, cuda=cuda.take_pixels)
-guide = Operation(reference.guide, cpu=cpu.guide)
+guide = Operation(reference.guide, cpu=cpu.guide, cuda=cuda.guide)
 concat_channels = Operation(reference.concat_channels, cpu=cpu.concat_channels)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from net.ops import reference
 from net.ops.binding import KernelOperation
-from net.ops.reference import pointwise_conv
+from net.ops.recompute import recomputed
 from utils.runtime.jittor_env import jt
 
 _PLANE = "const Plane plane{h, w};\n"
@@ -40,20 +40,54 @@ _depthwise_conv3x3 = KernelOperation(
 
 
 def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
-    y = _depthwise_conv3x3(x, weight)
-    return y if bias is None else y + bias.reshape((1, -1, 1, 1))
+    return add_bias(_depthwise_conv3x3(x, weight), bias)
 
+
+# Sums over the pixels of few channels are divided among this many groups of threads for each plane.
+PARTS = 16
+_PART = "const Part part{b * c, h * w, (h * w + p - 1) / p};\n"
 
 _prelu = KernelOperation(
     "cuda/pixel.cuh",
-    inputs={"x": "b c h w", "slope": "1"},
-    makes={"y": "b c h w", "planes": "b c"},
-    forward="for_each(Prelu{x, slope, y}, b * c * h * w);",
+    inputs={"x": "b c h w", "slope": "1", "p": int, "bias?": "c"},
+    makes={"y": "b c h w", "parts": "p b c 2"},
+    setup="const Biased input{c, h * w, x, bias};\n",
+    forward="for_each(Prelu{input, slope, y}, b * c * h * w);",
     backward=[
-        "for_each(PreluBackward{x, slope, dy, dx}, b * c * h * w);",
-        "sum_each<1>(PreluSlope{h * w, x, dy, planes}, b * c, h * w);\nsum_each<1>(Total{planes, dslope}, 1, b * c);",
+        _PART + "sum_each<2>(PreluBackward{input, part, slope, dy, dx, parts}, p * b * c, part.size);\n"
+        "sum_each<1>(Total{parts, 0, 2, dslope}, 1, p * b * c);\n"
+        "if (dbias) sum_each<1>(Total{parts + 1, 2, 2 * c, dbias}, c, p * b);"
     ],
 )
+
+_bias_grad = KernelOperation(
+    "cuda/pixel.cuh",
+    inputs={"x": "b c h w", "p": int},
+    makes={"y": "c", "parts": "p b c"},
+    setup=_PART,
+    forward="sum_each<1>(BiasGrad{part, x, parts}, p * b * c, part.size);\n"
+    "sum_each<1>(Total{parts, 1, c, y}, c, p * b);",
+)
+
+
+class _AddBias(jt.Function):
+    """Jittor's own gradient of the bias adds the pixels in no fixed order."""
+
+    def execute(self, x: jt.Var, bias: jt.Var) -> jt.Var:
+        return x + bias.reshape((1, -1, 1, 1))
+
+    def grad(self, dy: jt.Var) -> tuple[jt.Var, jt.Var]:
+        return dy, _bias_grad(dy, PARTS)
+
+
+def add_bias(x: jt.Var, bias: jt.Var | None) -> jt.Var:
+    """x (b, c, H, W) + bias (c,), if there is one."""
+    return x if bias is None else _AddBias()(x, bias)
+
+
+def pointwise_conv(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    return add_bias(reference.pointwise_conv(x, weight), bias)
+
 
 channel_layer_norm = KernelOperation(
     "cuda/pixel.cuh",
@@ -124,15 +158,50 @@ def channel_attention(qkv: jt.Var, temperature: jt.Var) -> jt.Var:
     return _channel_attention(qkv, temperature, qkv.shape[1] // 3 // temperature.shape[0])
 
 
-def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
-    """Where no gradient is needed, Jittor's operators, which it fuses with those before."""
-    return reference.prelu(x, slope) if jt.flags.no_grad else _prelu(x, slope)
+def prelu(x: jt.Var, slope: jt.Var, bias: jt.Var | None = None) -> jt.Var:
+    """PReLU of x + bias. Where no gradient is needed, Jittor's operators, which it fuses with those before."""
+    return reference.prelu(add_bias(x, bias), slope) if jt.flags.no_grad else _prelu(x, slope, PARTS, bias)
 
 
 def merge(
     f: jt.Var, g: jt.Var, weight2: jt.Var, bias2: jt.Var, slope2: jt.Var, weight3: jt.Var, bias3: jt.Var, slope3: jt.Var
 ) -> jt.Var:
     """`reference.merge` as a sum of two products: [f, guided] is not put together, which would copy it twice."""
-    guided = prelu(pointwise_conv(g, weight2, bias2), slope2) + f
+    guided = prelu(pointwise_conv(g, weight2), slope2, bias2) + f
     first, second = jt.chunk(weight3, 2, dim=1)
-    return prelu(pointwise_conv(f, first) + pointwise_conv(guided, second, bias3), slope3)
+    return prelu(pointwise_conv(f, first) + pointwise_conv(guided, second), slope3, bias3)
+
+
+_mean_attention = KernelOperation(
+    "cuda/text.cuh",
+    inputs={"scores": "n l t"},
+    makes={"y": "n t", "rows": "n l 2"},
+    forward="for_each_block(MeanAttentionRows{l, t, scores, rows}, n * l);\n"
+    "for_each(MeanAttention{l, t, scores, rows, y}, n * t);",
+    backward=["for_each_block(MeanAttentionBackward{l, t, scores, dy, dscores}, n * l);"],
+)
+
+
+@recomputed
+def mean_attention(q: jt.Var, k: jt.Var) -> jt.Var:
+    return _mean_attention(jt.nn.bmm(q, k))
+
+
+def pooled_text_attention(*arguments: jt.Var | int) -> jt.Var:
+    return reference.pooled_text_attention(*arguments, mean_attention=mean_attention)
+
+
+_scale_tokens = KernelOperation(
+    "cuda/text.cuh",
+    inputs={"tokens": "b t e", "scale": "b e", "p": int},
+    makes={"y": "b t e", "parts": "p b e"},
+    forward="for_each(ScaleTokens{t, e, tokens, scale, y}, b * t * e);",
+    backward=[
+        "for_each(ScaleTokensBackward{p, b, t, e, tokens, scale, dy, dtokens, parts}, p * b * e);\n"
+        "sum_each<1>(Total{parts, 1, b * e, dscale}, b * e, p);"
+    ],
+)
+
+
+def guide(tokens: jt.Var, pooled: jt.Var) -> jt.Var:
+    return _scale_tokens(tokens, reference.l1_normalize(pooled)[:, 0], 16 * PARTS)

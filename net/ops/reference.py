@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
@@ -102,8 +103,20 @@ def merge(
     return prelu(pointwise_conv(concat_channels(f, guided), weight3, bias3), slope3)
 
 
+def mean_attention(q: jt.Var, k: jt.Var) -> jt.Var:
+    """The softmax of the scores q k, averaged over the queries: q (n, L, dim), k (n, dim, T) -> (n, T)."""
+    return softmax(jt.nn.bmm(q, k)).mean(dim=1)
+
+
 def pooled_text_attention(
-    text: jt.Var, tokens: jt.Var, in_weight: jt.Var, in_bias: jt.Var, out_weight: jt.Var, out_bias: jt.Var, heads: int
+    text: jt.Var,
+    tokens: jt.Var,
+    in_weight: jt.Var,
+    in_bias: jt.Var,
+    out_weight: jt.Var,
+    out_bias: jt.Var,
+    heads: int,
+    mean_attention: Callable[[jt.Var, jt.Var], jt.Var] = mean_attention,
 ) -> jt.Var:
     """Multi-head attention as torch.nn.MultiheadAttention computes it, averaged over its queries.
 
@@ -123,7 +136,7 @@ def pooled_text_attention(
     # A row for each channel: so the heads need no transposition, and neither do the gradients.
     k = jt.nn.bmm_transpose(w_k.reshape((1, width, width)).broadcast((batch, width, width)), tokens)
     q = q.reshape((batch, queries, heads, dim)).transpose(0, 2, 1, 3).reshape((batch * heads, queries, dim))
-    attention = softmax(jt.nn.bmm(q, k.reshape((batch * heads, dim, count)))).mean(dim=1)  # (b heads, T)
+    attention = mean_attention(q, k.reshape((batch * heads, dim, count)))
     pooled = jt.nn.bmm(attention.reshape((batch, heads, count)), tokens)  # (b, heads, e)
     # head h projects its own pooled token with its own rows of w_v
     values = (pooled.reshape((batch, heads, 1, width)) * w_v.reshape((1, heads, dim, width))).sum(dim=-1)

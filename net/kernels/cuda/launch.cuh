@@ -5,7 +5,7 @@
 #ifdef __CUDACC__
 # include <cuda_runtime.h>
 # include <stdexcept>
-#define FILM_BODY __host__ __device__ inline
+#define FILM_BODY __device__ inline
 #else
 #define FILM_BODY inline
 #endif
@@ -13,8 +13,8 @@
 namespace film {
 namespace gpu {
 
-// Threads of a block.
-constexpr int THREADS = 256;
+// Threads of a block: of for_each, which has any number of blocks, and of for_each_block.
+constexpr int THREADS = 256, BLOCK = 1024;
 
 #ifdef __CUDACC__
 
@@ -41,31 +41,52 @@ void for_each(Body body, long n) {
     check_launch();
 }
 
-// A block for each group: every thread sums its items, every warp its threads, and N threads sum the warps.
-template <int N, class Body>
-__global__ void sum_kernel(Body body, long items) {
-    __shared__ float warp_sums[THREADS / WARP][N];
-    float sums[N] = {};
-    for (long item = threadIdx.x; item < items; item += THREADS) body(blockIdx.x, item, sums);
-    for (int k = 0; k < N; k++) {
-        for (int distance = WARP / 2; distance > 0; distance /= 2)
-            sums[k] += __shfl_down_sync(0xffffffffu, sums[k], distance);
-        if (threadIdx.x % WARP == 0) warp_sums[threadIdx.x / WARP][k] = sums[k];
+// The states of a warp in lane 0, added up. A state consists of floats.
+template <class State>
+__device__ State warp_total(State state) {
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        State other;
+        for (int k = 0; k < sizeof(State) / sizeof(float); k++)
+            ((float*)&other)[k] = __shfl_down_sync(0xffffffffu, ((float*)&state)[k], distance);
+        state.add(other);
     }
-    __syncthreads();
-    if (threadIdx.x < N) {
-        float total = 0;
-        for (int warp = 0; warp < THREADS / WARP; warp++) total += warp_sums[warp][threadIdx.x];
-        body.write(blockIdx.x, threadIdx.x, total);
-    }
+    return state;
 }
 
-// For each group the N sums that body(group, item, sums) adds up over all items, always in the same order.
-// body.write(group, k, total) takes the total of sum k.
-template <int N, class Body>
-void sum_each(Body body, long groups, long items) {
+// The threads that work on a group.
+struct Block {
+    // The items added up: add(item, state) adds one to a state, state.add(other) another state. At most once per group.
+    template <class State, class Add>
+    __device__ State total(long items, Add add) const {
+        State state = State::none();
+        for (long item = threadIdx.x; item < items; item += BLOCK) add(item, state);
+        __shared__ State warps[BLOCK / WARP];
+        static_assert(BLOCK / WARP == WARP, "one warp adds up what the warps have");
+        state = warp_total(state);
+        if (threadIdx.x % WARP == 0) warps[threadIdx.x / WARP] = state;
+        __syncthreads();
+        if (threadIdx.x < WARP) state = warp_total(warps[threadIdx.x]);
+        if (threadIdx.x == 0) warps[0] = state;
+        __syncthreads();
+        return warps[0];
+    }
+    // f(item) for every item.
+    template <class F>
+    __device__ void each(long items, F f) const {
+        for (long item = threadIdx.x; item < items; item += BLOCK) f(item);
+    }
+};
+
+template <class Body>
+__global__ void __launch_bounds__(BLOCK) for_each_block_kernel(Body body) {
+    body(blockIdx.x, Block());
+}
+
+// body(group, block) for every group below `groups`, each in a block of threads.
+template <class Body>
+void for_each_block(Body body, long groups) {
     if (groups == 0) return;
-    sum_kernel<N><<<groups, THREADS>>>(body, items);
+    for_each_block_kernel<<<groups, BLOCK>>>(body);
     check_launch();
 }
 
@@ -76,20 +97,67 @@ void for_each(Body body, long n) {
     for (long index = 0; index < n; index++) body(index);
 }
 
-template <int N, class Body>
-void sum_each(Body body, long groups, long items) {
-    for (long group = 0; group < groups; group++) {
-        float totals[N] = {};
-        for (long thread = 0; thread < THREADS; thread++) {
-            float sums[N] = {};
-            for (long item = thread; item < items; item += THREADS) body(group, item, sums);
-            for (int k = 0; k < N; k++) totals[k] += sums[k];
+struct Block {
+    template <class State, class Add>
+    State total(long items, Add add) const {
+        State total = State::none();
+        for (long thread = 0; thread < BLOCK && thread < items; thread++) {
+            State state = State::none();
+            for (long item = thread; item < items; item += BLOCK) add(item, state);
+            total.add(state);
         }
-        for (int k = 0; k < N; k++) body.write(group, k, totals[k]);
+        return total;
     }
+    template <class F>
+    void each(long items, F f) const {
+        for (long item = 0; item < items; item++) f(item);
+    }
+};
+
+template <class Body>
+void for_each_block(Body body, long groups) {
+    for (long group = 0; group < groups; group++) body(group, Block());
 }
 
 #endif
+
+template <int N>
+struct Sums {
+    float of[N];
+    FILM_BODY static Sums none() { return {}; }
+    FILM_BODY void add(const Sums& other) {
+        for (int k = 0; k < N; k++) of[k] += other.of[k];
+    }
+};
+
+template <int N, class Body>
+struct SumEach {
+    Body body;
+    long items;
+    FILM_BODY void operator()(long group, const Block& block) const {
+        const auto add = [&](long item, Sums<N>& sums) { body(group, item, sums.of); };
+        const Sums<N> sums = block.total<Sums<N>>(items, add);
+        block.each(N, [&](long k) { body.write(group, k, sums.of[k]); });
+    }
+};
+
+// For each group the N sums that body(group, item, sums) adds up over all items, always in the same order.
+// body.write(group, k, total) takes the total of sum k.
+template <int N, class Body>
+void sum_each(Body body, long groups, long items) {
+    for_each_block(SumEach<N, Body>{body, items}, groups);
+}
+
+// totals[group] = sum over the items of terms[group * group_step + item * item_step].
+struct Total {
+    const float* terms;
+    long group_step, item_step;
+    float* totals;
+    FILM_BODY void operator()(long group, long item, float* sums) const {
+        sums[0] += terms[group * group_step + item * item_step];
+    }
+    FILM_BODY void write(long group, int, float total) const { totals[group] = total; }
+};
 
 }  // namespace gpu
 }  // namespace film

@@ -7,45 +7,66 @@
 namespace film {
 namespace gpu {
 
-// y = x where x > 0, else slope * x. For every element.
+// z = x + bias of the channel; `bias` may be null.
+struct Biased {
+    long channels, plane;
+    const float *x, *bias;
+    FILM_BODY float z(long index) const { return x[index] + (bias ? bias[index / plane % channels] : 0); }
+};
+
+// y = z where z > 0, else slope * z. For every element.
 struct Prelu {
-    const float *x, *slope;
+    Biased input;
+    const float* slope;
     float* y;
-    FILM_BODY void operator()(long index) const { y[index] = x[index] > 0 ? x[index] : *slope * x[index]; }
-};
-
-// forward:  y = x where x > 0, else slope * x
-// backward: dx = dy where x > 0, else slope * dy
-//
-// For every element.
-struct PreluBackward {
-    const float *x, *slope, *dy;
-    float* dx;
-    FILM_BODY void operator()(long index) const { dx[index] = x[index] > 0 ? dy[index] : *slope * dy[index]; }
-};
-
-// forward:  y = x where x > 0, else slope * x
-// backward: dslope = sum of x dy where x <= 0
-//
-// The terms are millions, of either sign: to add them to one number in turn, as Jittor does, loses digits. Groups are the
-// planes of all channels and images, items their pixels; Total then adds the planes.
-struct PreluSlope {
-    long plane;
-    const float *x, *dy;
-    float* planes;
-    FILM_BODY void operator()(long group, long p, float* sums) const {
-        const long at = group * plane + p;
-        if (!(x[at] > 0)) sums[0] += x[at] * dy[at];
+    FILM_BODY void operator()(long index) const {
+        const float z = input.z(index);
+        y[index] = z > 0 ? z : *slope * z;
     }
-    FILM_BODY void write(long group, int, float total) const { planes[group] = total; }
 };
 
-// One group: the sum of all items.
-struct Total {
-    const float* terms;
-    float* total;
-    FILM_BODY void operator()(long, long item, float* sums) const { sums[0] += terms[item]; }
-    FILM_BODY void write(long, int, float sum) const { *total = sum; }
+// Sums over the pixels of a channel are taken of parts of planes, `size` pixels each: a GPU needs more groups than there
+// are channels. Groups are (parts, planes), of which there are (b, channels); Total adds the parts.
+struct Part {
+    long planes, plane, size;
+    // Where item `item` of the group is in an array (planes, plane); -1 if the plane ends before it.
+    FILM_BODY long at(long group, long item) const {
+        const long p = group / planes * size + item;
+        return p < plane ? group % planes * plane + p : -1;
+    }
+};
+
+// forward:  y = z where z > 0, else slope * z
+// backward: dx = dz = dy where z > 0, else slope * dy
+//           dslope = sum of z dy where z <= 0 (sum 0),  dbias = sum of dz (sum 1)
+//
+// The terms of dslope are millions, of either sign: to add them to one number in turn, as Jittor does, loses digits.
+struct PreluBackward {
+    Biased input;
+    Part part;
+    const float *slope, *dy;
+    float *dx, *parts;
+    FILM_BODY void operator()(long group, long item, float* sums) const {
+        const long at = part.at(group, item);
+        if (at < 0) return;
+        const float z = input.z(at);
+        if (!(z > 0)) sums[0] += z * dy[at];
+        sums[1] += dx[at] = z > 0 ? dy[at] : *slope * dy[at];
+    }
+    FILM_BODY void write(long group, int k, float total) const { parts[2 * group + k] = total; }
+};
+
+// forward:  y = x + bias of the channel
+// backward: dbias = sum of dy
+struct BiasGrad {
+    Part part;
+    const float* dy;
+    float* parts;
+    FILM_BODY void operator()(long group, long item, float* sums) const {
+        const long at = part.at(group, item);
+        if (at >= 0) sums[0] += dy[at];
+    }
+    FILM_BODY void write(long group, int, float total) const { parts[group] = total; }
 };
 
 // The index of a pixel's first channel in an array (b, channels, height, width); its next channel is `plane` further.
