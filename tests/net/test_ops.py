@@ -27,6 +27,7 @@ from tests.net.cases import Case, block_weights, cases, deviations, evaluate, ra
 from utils.runtime.jittor_env import jt
 
 ON_GPU = os.environ.get("FILM_TEST_DEVICE") == "cuda"
+DEVICES = ("cuda",) if ON_GPU else ("cpu", "cuda")  # whose forms can be tested
 only_cpu = pytest.mark.skipif(ON_GPU, reason="kernels of the CPU")
 
 
@@ -44,7 +45,7 @@ OPERATIONS = {name: value for name, value in vars(ops).items() if isinstance(val
 FORMS = [
     pytest.param(form, case, id=f"{case.operation}-{device}-{index}")
     for index, case in enumerate(cases())
-    for device in (("cuda",) if ON_GPU else ("cpu", "cuda"))
+    for device in DEVICES
     if (form := getattr(OPERATIONS[case.operation], device))
 ]
 
@@ -140,7 +141,7 @@ def test_gelu_is_exact_in_its_tails():
     assert np.abs(gelu(jt.array(x)).numpy() - exact).max() < 2e-7 * 12
 
 
-@pytest.mark.parametrize("device", ["cuda"] if ON_GPU else ["cpu", "cuda"])
+@pytest.mark.parametrize("device", DEVICES)
 def test_the_gradient_of_the_slope_keeps_its_digits(device):
     """A sum of a million terms: added to one float32 in turn, they lose two digits more."""
     x = -np.abs(random(1, 8, 320, 400)())
@@ -149,14 +150,14 @@ def test_the_gradient_of_the_slope_keeps_its_digits(device):
     assert gradient.item() == pytest.approx(x.sum(dtype=np.float64), rel=1e-6)
 
 
-@only_cpu
-def test_pooled_text_attention_survives_large_scores():
+@pytest.mark.parametrize("device", DEVICES)
+def test_pooled_text_attention_survives_large_scores(device):
     """Scores of several hundred: exp would overflow without subtracting the maximum."""
     width, heads = 64, 8
     shapes = random(3 * width, width, scale=0.3), random(3 * width), random(width, width), random(width)
     inputs = random(1, 4, width, scale=40), random(1, 700, width, scale=40), *shapes
     arrays = [jt.array(make()) for make in inputs]
-    fast = ops.pooled_text_attention(*arrays, heads).numpy()
+    fast = getattr(ops.pooled_text_attention, device)(*arrays, heads).numpy()
     with ops.reference_only():
         plain = ops.pooled_text_attention(*arrays, heads).numpy()
     assert np.isfinite(fast).all()
@@ -211,7 +212,7 @@ def test_nvcc_compiles_every_source(tmp_path, monkeypatch):
     for case in cases():
         if cuda := OPERATIONS[case.operation].cuda:
             evaluate(cuda, case.inputs)
-    assert len(functions) == 20  # seven forward passes, thirteen parts of backward passes
+    assert len(functions) == 26  # eleven forward passes, fifteen parts of backward passes
     source = tmp_path / "all.cu"
     source.write_text(
         "#include <cstdint>\n#include <map>\n#include <string>\n"

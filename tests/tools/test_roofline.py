@@ -47,7 +47,7 @@ def test_what_the_stand_in_counted_is_read():
         ("_Z18reduce_maximum_1_2iiiPfS_ii", "reduce_maximum"),
         ("_ZN6jittor13slice_func_12EiiiPfS0_iiS0_", "slice_func"),
         ("_ZN4film3gpu15for_each_kernelINS0_9DepthwiseEEEvT_l", "Depthwise"),
-        ("_ZN4film3gpu10sum_kernelILi9ENS0_14Conv3x3WeightsEEEvT0_l", "Conv3x3Weights"),
+        ("_ZN4film3gpu21for_each_block_kernelINS0_7SumEachILi9ENS0_14Conv3x3WeightsEEEEEvT_", "Conv3x3Weights"),
     ],
 )
 def test_names_of_kernels(mangled, name):
