@@ -73,6 +73,9 @@ pooled_text_attention = Operation(
 take_pixels = Operation(reference.take_pixels, cpu=cpu.take_pixels, cuda=cuda.take_pixels)
 guide = Operation(reference.guide, cpu=cpu.guide, cuda=cuda.guide)
 concat_channels = Operation(reference.concat_channels, cpu=cpu.concat_channels)
+# Of the losses.
+correlate = Operation(reference.correlate, cuda=cuda.correlate)
+total = Operation(reference.total, cuda=cuda.total)
 
 
 def nearest_resize(x: jt.Var, size: tuple[int, int]) -> jt.Var:

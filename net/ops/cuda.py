@@ -26,6 +26,15 @@ conv3x3 = KernelOperation(
     ],
 )
 
+correlate = KernelOperation(
+    "cuda/conv.cuh",
+    inputs={"x": "b c h w", "window": "1 1 n n"},
+    makes={"y": "b c h w"},
+    setup=_PLANE,
+    forward="for_each(Correlate{plane, n, x, window, false, y}, b * c * h * w);",
+    backward=["for_each(Correlate{plane, n, dy, window, true, dx}, b * c * h * w);"],
+)
+
 _depthwise_conv3x3 = KernelOperation(
     "cuda/conv.cuh",
     inputs={"x": "b c h w", "weight": "c 1 3 3"},
@@ -60,24 +69,48 @@ _prelu = KernelOperation(
     ],
 )
 
-_bias_grad = KernelOperation(
+_PART_SUMS = "sum_each<1>(PartSums{part, x, parts}, p * b * c, part.size);\n"
+
+_channel_sums = KernelOperation(
     "cuda/pixel.cuh",
     inputs={"x": "b c h w", "p": int},
     makes={"y": "c", "parts": "p b c"},
     setup=_PART,
-    forward="sum_each<1>(BiasGrad{part, x, parts}, p * b * c, part.size);\n"
-    "sum_each<1>(Total{parts, 1, c, y}, c, p * b);",
+    forward=_PART_SUMS + "sum_each<1>(Total{parts, 1, c, y}, c, p * b);",
+)
+
+_total = KernelOperation(
+    "cuda/pixel.cuh",
+    inputs={"x": "b c h w", "p": int},
+    makes={"y": "1", "parts": "p b c"},
+    setup=_PART,
+    forward=_PART_SUMS + "sum_each<1>(Total{parts, 0, 1, y}, 1, p * b * c);",
 )
 
 
+class _Total(jt.Function):
+    """Jittor's own sum adds in no fixed order."""
+
+    def execute(self, x: jt.Var) -> jt.Var:
+        self.shape = x.shape
+        return _total(x, PARTS)
+
+    def grad(self, dy: jt.Var) -> jt.Var:
+        return dy.reshape((1, 1, 1, 1)).broadcast(self.shape)
+
+
+def total(x: jt.Var) -> jt.Var:
+    return _Total()(x)
+
+
 class _AddBias(jt.Function):
-    """Jittor's own gradient of the bias adds the pixels in no fixed order."""
+    """Likewise the gradient of the bias."""
 
     def execute(self, x: jt.Var, bias: jt.Var) -> jt.Var:
         return x + bias.reshape((1, -1, 1, 1))
 
     def grad(self, dy: jt.Var) -> tuple[jt.Var, jt.Var]:
-        return dy, _bias_grad(dy, PARTS)
+        return dy, _channel_sums(dy, PARTS)
 
 
 def add_bias(x: jt.Var, bias: jt.Var | None) -> jt.Var:

@@ -48,6 +48,19 @@ def depthwise_conv3x3(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) -> 
     return jt.nn.conv2d(pad(x, 1), weight, bias, groups=x.shape[1])
 
 
+def correlate(x: jt.Var, window: jt.Var) -> jt.Var:
+    """Cross-correlation with a square window, zero padding that keeps the size: x (b, 1, H, W), window (1, 1, n, n).
+
+    The window needs no gradient.
+    """
+    return jt.nn.conv2d(pad(x, window.shape[2] // 2), window)
+
+
+def total(x: jt.Var) -> jt.Var:
+    """Sum of (b, 1, H, W), row by row first: one float32 accumulator over a whole batch would lose five digits."""
+    return x.sum(dim=3).sum()
+
+
 def prelu(x: jt.Var, slope: jt.Var) -> jt.Var:
     """max(x, 0) + slope * min(x, 0), with one slope (1,)."""
     return jt.maximum(x, 0.0) + slope * jt.minimum(x, 0.0)

@@ -20,7 +20,8 @@ SIZES = [(2, 13, 37), (1, 9, 1), (3, 1, 20), (1, 3, 700), (1, 1, 1)]
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of an operation. A function makes an array; None and numbers are passed as they are.
+    """Inputs of an operation. A function makes an array, a list is one that needs no gradient; None and numbers are
+    passed as they are.
 
     An array may differ from the reference form's by `tolerance` times the largest value of the latter, or times `floor`
     if that is larger.
@@ -49,6 +50,9 @@ def cases(sizes: Sequence[tuple[int, int, int]] = SIZES) -> Iterator[Case]:
                 yield Case("pointwise_conv", (random(b, i, h, w), random(o, i, 1, 1), bias))
         for i, o in [(1, 32), (32, 32), (3, 5)]:
             yield Case("conv3x3", (random(b, i, h, w), random(o, i, 3, 3)))
+        for n in (3, 5):
+            yield Case("correlate", (random(b, 1, h, w), random(1, 1, n, n)().tolist()))
+        yield Case("total", (random(b, 1, h, w),))
         for bias in (random(5), None):
             yield Case("depthwise_conv3x3", (random(b, 5, h, w), random(5, 1, 3, 3), bias))
         for bias in (random(6), None):
@@ -111,6 +115,8 @@ def evaluate(form: Callable[..., jt.Var], inputs: tuple) -> list[jt.Var]:
     def make(value: object) -> object:
         if isinstance(value, tuple):
             return tuple(make(part) for part in value)
+        if isinstance(value, list):
+            return jt.array(np.array(value, np.float32))
         if not callable(value):
             return value
         array = jt.array(value())

@@ -212,7 +212,7 @@ def test_nvcc_compiles_every_source(tmp_path, monkeypatch):
     for case in cases():
         if cuda := OPERATIONS[case.operation].cuda:
             evaluate(cuda, case.inputs)
-    assert len(functions) == 26  # eleven forward passes, fifteen parts of backward passes
+    assert len(functions) == 29  # thirteen forward passes, sixteen parts of backward passes
     source = tmp_path / "all.cu"
     source.write_text(
         "#include <cstdint>\n#include <map>\n#include <string>\n"

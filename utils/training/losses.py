@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from net.ops.reference import pad
+from net import ops
 from utils.runtime.collective import sum_over_all
 from utils.runtime.jittor_env import jt
 
@@ -53,7 +53,7 @@ def lp_ssim(image: jt.Var, fused: jt.Var) -> LpSSIM:
     mean of `total` over the processes is its value for the whole batch.
     """
     difference = image - fused
-    lp = jt.sqrt(sum_over_all(_sum(difference * difference)))
+    lp = jt.sqrt(sum_over_all(ops.total(difference * difference)))
     weight = int(math.sqrt(image.shape[2] * image.shape[3]))
     ssim_term = (1 - ssim(image, fused)) * weight
     return LpSSIM(lp + ssim_term, lp, ssim_term)
@@ -76,13 +76,8 @@ def ssim(x: jt.Var, y: jt.Var) -> jt.Var:
     return _mean(luminance * structure)
 
 
-def _sum(x: jt.Var) -> jt.Var:
-    """Sum of (b, 1, H, W), row by row first: one float32 accumulator over a whole batch would lose five digits."""
-    return x.sum(dim=3).sum()
-
-
 def _mean(x: jt.Var) -> jt.Var:
-    return _sum(x) / x.numel()
+    return ops.total(x) / x.numel()
 
 
 Window = tuple[tuple[float, ...], ...]
@@ -109,4 +104,4 @@ def _kernel(window: Window) -> jt.Var:
 
 def _filter(x: jt.Var, window: Window) -> jt.Var:
     """Cross-correlate (b, 1, H, W) with a square window, zero padding that keeps the size."""
-    return jt.nn.conv2d(pad(x, len(window) // 2), _kernel(window))
+    return ops.correlate(x, _kernel(window))

@@ -1,5 +1,5 @@
-// 3x3 convolutions with zero padding 1, depthwise and dense, and their gradients. ../conv.h and ../rows.h compute the
-// same on the CPU and derive the gradients.
+// Convolutions with zero padding and their gradients: 3x3, depthwise and dense, and with one window for all planes.
+// ../conv.h and ../rows.h compute the 3x3 ones on the CPU and derive the gradients.
 #pragma once
 # include "launch.cuh"
 
@@ -14,13 +14,13 @@ struct Plane {
     }
 };
 
-// The window's cross-correlation with x at pixel p. With `flipped` the window is rotated by 180 degrees.
-FILM_BODY float correlate(const Plane& plane, const float* x, long p, const float* window, bool flipped) {
+// The cross-correlation with x at pixel p of a window (n, n), n odd. With `flipped` it is rotated by 180 degrees.
+FILM_BODY float correlate(const Plane& plane, const float* x, long p, const float* window, int n, bool flipped) {
     const long p_row = p / plane.width, p_column = p % plane.width;
     float sum = 0;
-    for (int t = 0; t < 9; t++) {
-        const long row = p_row + t / 3 - 1, column = p_column + t % 3 - 1;
-        if (plane.holds(row, column)) sum += x[row * plane.width + column] * window[flipped ? 8 - t : t];
+    for (int t = 0; t < n * n; t++) {
+        const long row = p_row + t / n - n / 2, column = p_column + t % n - n / 2;
+        if (plane.holds(row, column)) sum += x[row * plane.width + column] * window[flipped ? n * n - 1 - t : t];
     }
     return sum;
 }
@@ -34,6 +34,22 @@ FILM_BODY void add_window_grad(const Plane& plane, const float* x, long p, float
     }
 }
 
+// x (planes, height, width) -> y as x, with one window (n, n) for all. For every element of y.
+//
+// forward:  y = correlation of each plane of x with the window
+// backward: dx = correlation of each plane of dy with the window, `flipped`
+struct Correlate {
+    Plane plane;
+    long n;
+    const float *x, *window;
+    bool flipped;
+    float* y;
+    FILM_BODY void operator()(long index) const {
+        const long p = index % plane.size();
+        y[index] = correlate(plane, x + index - p, p, window, n, flipped);
+    }
+};
+
 // x (b, channels, height, width), weight (channels, 9) -> y as x. For every element of y.
 //
 // forward:  y = correlation of each channel of x with its window
@@ -46,7 +62,7 @@ struct Depthwise {
     float* y;
     FILM_BODY void operator()(long index) const {
         const long start = index / plane.size(), channel = start % channels;  // start: of the plane, in planes
-        y[index] = correlate(plane, x + start * plane.size(), index % plane.size(), weight + channel * 9, flipped);
+        y[index] = correlate(plane, x + start * plane.size(), index % plane.size(), weight + channel * 9, 3, flipped);
     }
 };
 
@@ -83,7 +99,7 @@ struct Conv3x3 {
         float sum = 0;
         for (long i = 0; i < inputs; i++) {
             const float* window = weight + 9 * (backward ? i * outputs + o : o * inputs + i);
-            sum += correlate(plane, x + (b * inputs + i) * plane.size(), p, window, backward);
+            sum += correlate(plane, x + (b * inputs + i) * plane.size(), p, window, 3, backward);
         }
         y[index] = sum;
     }

@@ -22,7 +22,7 @@ struct Halves {
     FILM_BODY float z(long index, int part) const {
         const long place = at(index, part), start = place / plane.size();
         const float* window = weight + start % (2 * half) * 9;
-        return correlate(plane, x + start * plane.size(), place % plane.size(), window, false);
+        return correlate(plane, x + start * plane.size(), place % plane.size(), window, 3, false);
     }
 };
 

@@ -1,4 +1,4 @@
-// What is computed pixel by pixel: PReLU, layer norm over channels, nearest-neighbour resizing. ../conv.h, ../rows.h and
+// What is computed pixel by pixel: PReLU, sums, layer norm over channels, nearest-neighbour resizing. ../conv.h, ../rows.h and
 // ../resize.h compute the same on the CPU.
 #pragma once
 # include "../constants.h"
@@ -56,15 +56,14 @@ struct PreluBackward {
     FILM_BODY void write(long group, int k, float total) const { parts[2 * group + k] = total; }
 };
 
-// forward:  y = x + bias of the channel
-// backward: dbias = sum of dy
-struct BiasGrad {
+// The sums of the parts of x.
+struct PartSums {
     Part part;
-    const float* dy;
+    const float* x;
     float* parts;
     FILM_BODY void operator()(long group, long item, float* sums) const {
         const long at = part.at(group, item);
-        if (at >= 0) sums[0] += dy[at];
+        if (at >= 0) sums[0] += x[at];
     }
     FILM_BODY void write(long group, int, float total) const { parts[group] = total; }
 };
