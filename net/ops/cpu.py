@@ -93,9 +93,9 @@ def pooled_text_attention(text: jt.Var, tokens: jt.Var, *weights_and_heads: jt.V
 
 take_pixels = KernelOperation(
     "resize.h",
-    inputs={"x": "b c h w", "rows": "r", "columns": "k"},
-    makes={"y": "b c r k"},
-    setup="const ResizeShape s{b * c, h, w, r, k};\n",
+    inputs={"x": "b c h w", "rows": "r", "columns": "u"},
+    makes={"y": "b c r u"},
+    setup="const ResizeShape s{b * c, h, w, r, u};\n",
     forward="nearest_resize(s, x, rows, columns, y);",
     backward=["nearest_resize_backward(s, dy, rows, columns, dx);"],
 )

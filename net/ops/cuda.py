@@ -156,10 +156,10 @@ def depthwise_gated_gelu(x: jt.Var, weight: jt.Var, bias: jt.Var | None = None) 
 
 take_pixels = KernelOperation(
     "cuda/pixel.cuh",
-    inputs={"x": "b c h w", "rows": "r", "columns": "k"},
-    makes={"y": "b c r k"},
-    forward="for_each(NearestResize{h, w, r, k, x, rows, columns, y}, b * c * r * k);",
-    backward=["for_each(NearestResizeBackward{h, w, r, k, dy, rows, columns, dx}, b * c * h * w);"],
+    inputs={"x": "b c h w", "rows": "r", "columns": "u"},
+    makes={"y": "b c r u"},
+    forward="for_each(NearestResize{h, w, r, u, x, rows, columns, y}, b * c * r * u);",
+    backward=["for_each(NearestResizeBackward{h, w, r, u, dy, rows, columns, dx}, b * c * h * w);"],
 )
 
 _channel_attention = KernelOperation(

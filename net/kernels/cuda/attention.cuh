@@ -1,10 +1,10 @@
 // Attention between the channels of a head, and its gradient. ../attention.h computes the same on the CPU, and derives
 // the gradient.
 //
-// x (b, 3 channels, plane) holds q, k and v; a head has d consecutive channels. Arrays (b, channels, d) hold a row i of
-// d numbers for each channel i, one for each channel j of the same head.
+// x (b, 3 c, plane) holds q, k and v; a head has dim consecutive channels. Arrays (b, c, dim) hold a row i of
+// dim numbers for each channel i, one for each channel j of the same head.
 //
-// forward:  scores[i][j] = q_i . k_j            norms[i] = q_i . q_i, norms[channels + j] = k_j . k_j
+// forward:  scores[i][j] = q_i . k_j            norms[i] = q_i . q_i, norms[c + j] = k_j . k_j
 //           cosine[i][j] = scores[i][j] / (|q_i| |k_j|)
 //           attention[i] = softmax over j of temperature * cosine[i][j]
 //           y_i = sum over j of attention[i][j] v_j
@@ -16,12 +16,12 @@ namespace film {
 namespace gpu {
 
 struct Heads {
-    long channels, d, plane;
+    long c, dim, plane;
     // The first channel of the head of `channel`.
-    FILM_BODY long first(long channel) const { return channel / d * d; }
+    FILM_BODY long first(long channel) const { return channel / dim * dim; }
     // Channel `channel` of part 0 (q), 1 (k) or 2 (v) of image b.
     FILM_BODY const float* part(const float* x, long b, long part, long channel) const {
-        return x + ((3 * b + part) * channels + channel) * plane;
+        return x + ((3 * b + part) * c + channel) * plane;
     }
 };
 
@@ -30,42 +30,42 @@ FILM_BODY float length(float square) {
     return root > (float)MIN_NORM ? root : (float)MIN_NORM;
 }
 
-// scores: groups are the entries of (b, channels, d), items the pixels.
+// scores: groups are the entries of (b, c, dim), items the pixels.
 struct Scores {
     Heads heads;
     const float* x;
     float* scores;
     FILM_BODY void operator()(long group, long p, float* sums) const {
-        const long row = group / heads.d, b = row / heads.channels, i = row % heads.channels;
-        const long j = heads.first(i) + group % heads.d;
+        const long row = group / heads.dim, b = row / heads.c, i = row % heads.c;
+        const long j = heads.first(i) + group % heads.dim;
         sums[0] += heads.part(x, b, 0, i)[p] * heads.part(x, b, 1, j)[p];
     }
     FILM_BODY void write(long group, int, float total) const { scores[group] = total; }
 };
 
-// norms: groups are the entries of (b, 2 channels), items the pixels.
+// norms: groups are the entries of (b, 2 c), items the pixels.
 struct Norms {
     Heads heads;
     const float* x;
     float* norms;
     FILM_BODY void operator()(long group, long p, float* sums) const {
-        const long b = group / (2 * heads.channels), channel = group % (2 * heads.channels);
+        const long b = group / (2 * heads.c), channel = group % (2 * heads.c);
         const float value = heads.part(x, b, 0, channel)[p];
         sums[0] += value * value;
     }
     FILM_BODY void write(long group, int, float total) const { norms[group] = total; }
 };
 
-// What the small arrays say about the pair (i, j) of row `row` = b * channels + i.
+// What the small arrays say about the pair (i, j) of row `row` = b * c + i.
 struct Pairs {
     Heads heads;
     const float *temperature, *scores, *norms;
-    FILM_BODY float scale(long row) const { return temperature[row % heads.channels / heads.d]; }
+    FILM_BODY float scale(long row) const { return temperature[row % heads.c / heads.dim]; }
     FILM_BODY float lengths(long row, long j) const {
-        const long b = row / heads.channels, i = row % heads.channels, k = heads.channels + heads.first(i) + j;
-        return length(norms[2 * b * heads.channels + i]) * length(norms[2 * b * heads.channels + k]);
+        const long b = row / heads.c, i = row % heads.c, k = heads.c + heads.first(i) + j;
+        return length(norms[2 * b * heads.c + i]) * length(norms[2 * b * heads.c + k]);
     }
-    FILM_BODY float cosine(long row, long j) const { return scores[row * heads.d + j] / lengths(row, j); }
+    FILM_BODY float cosine(long row, long j) const { return scores[row * heads.dim + j] / lengths(row, j); }
 };
 
 // For every row.
@@ -73,14 +73,14 @@ struct Softmax {
     Pairs pairs;
     float* attention;
     FILM_BODY void operator()(long row) const {
-        const long d = pairs.heads.d;
-        float *out = attention + row * d, largest = -INFINITY, sum = 0;
-        for (long j = 0; j < d; j++) {
+        const long dim = pairs.heads.dim;
+        float *out = attention + row * dim, largest = -INFINITY, sum = 0;
+        for (long j = 0; j < dim; j++) {
             out[j] = pairs.scale(row) * pairs.cosine(row, j);
             largest = out[j] > largest ? out[j] : largest;
         }
-        for (long j = 0; j < d; j++) sum += out[j] = expf(out[j] - largest);
-        for (long j = 0; j < d; j++) out[j] /= sum;
+        for (long j = 0; j < dim; j++) sum += out[j] = expf(out[j] - largest);
+        for (long j = 0; j < dim; j++) out[j] /= sum;
     }
 };
 
@@ -91,9 +91,9 @@ struct Mix {
     float* y;
     FILM_BODY void operator()(long index) const {
         const long row = index / heads.plane, p = index % heads.plane;
-        const float* v = heads.part(x, row / heads.channels, 2, heads.first(row % heads.channels));
+        const float* v = heads.part(x, row / heads.c, 2, heads.first(row % heads.c));
         float sum = 0;
-        for (long j = 0; j < heads.d; j++) sum += attention[row * heads.d + j] * v[j * heads.plane + p];
+        for (long j = 0; j < heads.dim; j++) sum += attention[row * heads.dim + j] * v[j * heads.plane + p];
         y[index] = sum;
     }
 };
@@ -101,14 +101,14 @@ struct Mix {
 // forward:  y_i = sum over j of attention[i][j] v_j
 // backward: dattention[i][j] = dy_i . v_j
 //
-// Groups are the entries of (b, channels, d), items the pixels.
+// Groups are the entries of (b, c, dim), items the pixels.
 struct AttentionGrad {
     Heads heads;
     const float *x, *dy;
     float* dattention;
     FILM_BODY void operator()(long group, long p, float* sums) const {
-        const long row = group / heads.d, b = row / heads.channels;
-        const long j = heads.first(row % heads.channels) + group % heads.d;
+        const long row = group / heads.dim, b = row / heads.c;
+        const long j = heads.first(row % heads.c) + group % heads.dim;
         sums[0] += dy[row * heads.plane + p] * heads.part(x, b, 2, j)[p];
     }
     FILM_BODY void write(long group, int, float total) const { dattention[group] = total; }
@@ -119,14 +119,14 @@ struct AttentionGrad {
 //
 // For every row.
 struct SoftmaxGrad {
-    long d;
+    long dim;
     const float *attention, *dattention;
     float* dz;
     FILM_BODY void operator()(long row) const {
-        const float *a = attention + row * d, *da = dattention + row * d;
+        const float *a = attention + row * dim, *da = dattention + row * dim;
         float mean = 0;
-        for (long j = 0; j < d; j++) mean += a[j] * da[j];
-        for (long j = 0; j < d; j++) dz[row * d + j] = a[j] * (da[j] - mean);
+        for (long j = 0; j < dim; j++) mean += a[j] * da[j];
+        for (long j = 0; j < dim; j++) dz[row * dim + j] = a[j] * (da[j] - mean);
     }
 };
 
@@ -139,8 +139,9 @@ struct TemperatureGrad {
     const float* dz;
     float* dtemperature;
     FILM_BODY void operator()(long head, long item, float* sums) const {
-        const long d = pairs.heads.d, j = item % d, row = item / d / d * pairs.heads.channels + head * d + item / d % d;
-        sums[0] += dz[row * d + j] * pairs.cosine(row, j);
+        const long dim = pairs.heads.dim, i = item / dim % dim, j = item % dim;
+        const long row = item / dim / dim * pairs.heads.c + head * dim + i;
+        sums[0] += dz[row * dim + j] * pairs.cosine(row, j);
     }
     FILM_BODY void write(long head, int, float total) const { dtemperature[head] = total; }
 };
@@ -159,23 +160,23 @@ struct QkvGrad {
     float* dx;
     FILM_BODY void operator()(long index) const {
         const Heads& heads = pairs.heads;
-        const long p = index % heads.plane, b = index / heads.plane / (3 * heads.channels);
-        const long channel = index / heads.plane % heads.channels, part = index / heads.plane / heads.channels % 3;
+        const long p = index % heads.plane, b = index / heads.plane / (3 * heads.c);
+        const long channel = index / heads.plane % heads.c, part = index / heads.plane / heads.c % 3;
         const long first = heads.first(channel), own = channel - first;
         float sum = 0, shrink = 0;
-        for (long other = 0; other < heads.d; other++) {
+        for (long other = 0; other < heads.dim; other++) {
             // The pair has the channel as i (part 0) or as j (parts 1 and 2).
-            const long row = b * heads.channels + (part == 0 ? channel : first + other), j = part == 0 ? other : own;
+            const long row = b * heads.c + (part == 0 ? channel : first + other), j = part == 0 ? other : own;
             if (part == 2) {
-                sum += attention[row * heads.d + j] * dy[row * heads.plane + p];
+                sum += attention[row * heads.dim + j] * dy[row * heads.plane + p];
                 continue;
             }
-            const float pull = pairs.scale(row) * dz[row * heads.d + j] / pairs.lengths(row, j);
+            const float pull = pairs.scale(row) * dz[row * heads.dim + j] / pairs.lengths(row, j);
             sum += pull * heads.part(x, b, 1 - part, first + other)[p];
-            shrink += pull * pairs.scores[row * heads.d + j];
+            shrink += pull * pairs.scores[row * heads.dim + j];
         }
         if (part < 2) {
-            const float square = pairs.norms[(2 * b + part) * heads.channels + channel];
+            const float square = pairs.norms[(2 * b + part) * heads.c + channel];
             // A norm below MIN_NORM is a constant.
             if (sqrtf(square) > (float)MIN_NORM) sum -= shrink / square * x[index];
         }

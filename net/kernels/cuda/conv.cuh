@@ -50,75 +50,75 @@ struct Correlate {
     }
 };
 
-// x (b, channels, height, width), weight (channels, 9) -> y as x. For every element of y.
+// x (b, c, height, width), weight (c, 9) -> y as x. For every element of y.
 //
 // forward:  y = correlation of each channel of x with its window
 // backward: dx = correlation of each channel of dy with its window, `flipped`
 struct Depthwise {
     Plane plane;
-    long channels;
+    long c;
     const float *x, *weight;
     bool flipped;
     float* y;
     FILM_BODY void operator()(long index) const {
-        const long start = index / plane.size(), channel = start % channels;  // start: of the plane, in planes
+        const long start = index / plane.size(), channel = start % c;  // start: of the plane, in planes
         y[index] = correlate(plane, x + start * plane.size(), index % plane.size(), weight + channel * 9, 3, flipped);
     }
 };
 
-// The gradient of the windows, dweight (channels, 9). Groups are channels, items the pixels of all images.
+// The gradient of the windows, dweight (c, 9). Groups are channels, items the pixels of all images.
 //
 // forward:  y[p] = sum over t of w[t] x[p shifted by tap t]
 // backward: dw[t] = sum over p of dy[p] x[p shifted by tap t]
 struct DepthwiseWeights {
     Plane plane;
-    long channels;
+    long c;
     const float *x, *dy;
     float* dweight;
     FILM_BODY void operator()(long channel, long item, float* sums) const {
-        const long p = item % plane.size(), start = (item / plane.size() * channels + channel) * plane.size();
+        const long p = item % plane.size(), start = (item / plane.size() * c + channel) * plane.size();
         add_window_grad(plane, x + start, p, dy[start + p], sums);
     }
     FILM_BODY void write(long channel, int t, float total) const { dweight[channel * 9 + t] = total; }
 };
 
-// x (b, inputs, height, width), weight (outputs, inputs, 9) -> y (b, outputs, height, width). For every element of y.
+// x (b, in, height, width), weight (out, in, 9) -> y (b, out, height, width). For every element of y.
 //
 // forward:  y[o] = sum over i of the correlation of x[i] with W[o][i]
 // backward: dx[i] = sum over o of the correlation of dy[o] with W[o][i], flipped
 //
-// With `backward`, x is dy and y is dx: `inputs` are then the channels of dy, and weight is (inputs, outputs, 9).
+// With `backward`, x is dy and y is dx: `in` are then the channels of dy, and weight is (in, out, 9).
 struct Conv3x3 {
     Plane plane;
-    long inputs, outputs;
+    long in, out;
     const float *x, *weight;
     bool backward;
     float* y;
     FILM_BODY void operator()(long index) const {
-        const long p = index % plane.size(), b = index / plane.size() / outputs, o = index / plane.size() % outputs;
+        const long p = index % plane.size(), b = index / plane.size() / out, o = index / plane.size() % out;
         float sum = 0;
-        for (long i = 0; i < inputs; i++) {
-            const float* window = weight + 9 * (backward ? i * outputs + o : o * inputs + i);
-            sum += correlate(plane, x + (b * inputs + i) * plane.size(), p, window, 3, backward);
+        for (long i = 0; i < in; i++) {
+            const float* window = weight + 9 * (backward ? i * out + o : o * in + i);
+            sum += correlate(plane, x + (b * in + i) * plane.size(), p, window, 3, backward);
         }
         y[index] = sum;
     }
 };
 
-// The gradient of the windows, dweight (outputs, inputs, 9). Groups are pairs (o, i) of channels, items the pixels of
+// The gradient of the windows, dweight (out, in, 9). Groups are pairs (o, i) of channels, items the pixels of
 // all images.
 //
 // forward:  y[o][p] = sum over i, t of W[o][i][t] x[i][p shifted by tap t]
 // backward: dW[o][i][t] = sum over p of dy[o][p] x[i][p shifted by tap t]
 struct Conv3x3Weights {
     Plane plane;
-    long inputs, outputs;
+    long in, out;
     const float *x, *dy;
     float* dweight;
     FILM_BODY void operator()(long group, long item, float* sums) const {
-        const long b = item / plane.size(), p = item % plane.size(), o = group / inputs, i = group % inputs;
-        const float dy_here = dy[(b * outputs + o) * plane.size() + p];
-        add_window_grad(plane, x + (b * inputs + i) * plane.size(), p, dy_here, sums);
+        const long b = item / plane.size(), p = item % plane.size(), o = group / in, i = group % in;
+        const float dy_here = dy[(b * out + o) * plane.size() + p];
+        add_window_grad(plane, x + (b * in + i) * plane.size(), p, dy_here, sums);
     }
     FILM_BODY void write(long group, int t, float total) const { dweight[group * 9 + t] = total; }
 };

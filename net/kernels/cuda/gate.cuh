@@ -9,24 +9,24 @@ namespace gpu {
 // Phi(z), the distribution function of the standard normal distribution.
 FILM_BODY float normal_below(float z) { return 0.5f * (1 + erff(z * 0.70710678f)); }
 
-// x (b, 2 half, height, width), weight (2 half, 9) -> z as x, the depthwise convolution of x, in halves z1 and z2.
+// x (b, 2 hidden, height, width), weight (2 hidden, 9) -> z as x, the depthwise convolution of x, in halves z1 and z2.
 struct Halves {
     Plane plane;
-    long half;
+    long hidden;
     const float *x, *weight;
-    // Where z1 (part 0) or z2 (part 1) is in z, for element `index` of an array (b, half, height, width).
+    // Where z1 (part 0) or z2 (part 1) is in z, for element `index` of an array (b, hidden, height, width).
     FILM_BODY long at(long index, int part) const {
-        const long block = half * plane.size();
+        const long block = hidden * plane.size();
         return index + (index / block + part) * block;
     }
     FILM_BODY float z(long index, int part) const {
         const long place = at(index, part), start = place / plane.size();
-        const float* window = weight + start % (2 * half) * 9;
+        const float* window = weight + start % (2 * hidden) * 9;
         return correlate(plane, x + start * plane.size(), place % plane.size(), window, 3, false);
     }
 };
 
-// y (b, half, height, width) = gelu(z1) * z2, gelu(z) = z Phi(z). For every element of y.
+// y (b, hidden, height, width) = gelu(z1) * z2, gelu(z) = z Phi(z). For every element of y.
 struct DepthwiseGate {
     Halves halves;
     float* y;

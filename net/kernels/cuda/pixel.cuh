@@ -1,5 +1,5 @@
-// What is computed pixel by pixel: PReLU, sums, layer norm over channels, nearest-neighbour resizing. ../conv.h, ../rows.h and
-// ../resize.h compute the same on the CPU.
+// What is computed pixel by pixel: PReLU, sums, layer norm over channels, nearest-neighbour resizing. ../conv.h,
+// ../rows.h and ../resize.h compute the same on the CPU.
 #pragma once
 # include "../constants.h"
 # include "launch.cuh"
@@ -9,9 +9,9 @@ namespace gpu {
 
 // z = x + bias of the channel; `bias` may be null.
 struct Biased {
-    long channels, plane;
+    long c, plane;
     const float *x, *bias;
-    FILM_BODY float z(long index) const { return x[index] + (bias ? bias[index / plane % channels] : 0); }
+    FILM_BODY float z(long index) const { return x[index] + (bias ? bias[index / plane % c] : 0); }
 };
 
 // y = z where z > 0, else slope * z. For every element.
@@ -25,8 +25,8 @@ struct Prelu {
     }
 };
 
-// Sums over the pixels of a channel are taken of parts of planes, `size` pixels each: a GPU needs more groups than there
-// are channels. Groups are (parts, planes), of which there are (b, channels); Total adds the parts.
+// Sums over the pixels of a channel are taken of parts of planes, `size` pixels each: a GPU needs more groups than
+// there are channels. Groups are (parts, planes), of which there are (b, c); Total adds the parts.
 struct Part {
     long planes, plane, size;
     // Where item `item` of the group is in an array (planes, plane); -1 if the plane ends before it.
@@ -68,28 +68,28 @@ struct PartSums {
     FILM_BODY void write(long group, int, float total) const { parts[group] = total; }
 };
 
-// The index of a pixel's first channel in an array (b, channels, height, width); its next channel is `plane` further.
-FILM_BODY long first_channel(long pixel, long channels, long plane) {
-    return pixel / plane * channels * plane + pixel % plane;
+// The index of a pixel's first channel in an array (b, c, height, width); its next channel is `plane` further.
+FILM_BODY long first_channel(long pixel, long c, long plane) {
+    return pixel / plane * c * plane + pixel % plane;
 }
 
-// x (b, channels, height, width), weight and bias (channels) -> y as x. For every pixel of every image:
+// x (b, c, height, width), weight and bias (c) -> y as x. For every pixel of every image:
 // y = (x - mean) * scale * weight + bias, with scale = 1 / sqrt(variance + LAYER_NORM_EPS).
 struct LayerNorm {
-    long channels, plane;
+    long c, plane;
     const float *x, *weight, *bias;
     float* y;
     FILM_BODY void operator()(long pixel) const {
-        const long start = first_channel(pixel, channels, plane);
+        const long start = first_channel(pixel, c, plane);
         float mean = 0, squares = 0;
-        for (long i = 0; i < channels; i++) mean += x[start + i * plane];
-        mean /= channels;
-        for (long i = 0; i < channels; i++) {
+        for (long i = 0; i < c; i++) mean += x[start + i * plane];
+        mean /= c;
+        for (long i = 0; i < c; i++) {
             const float centred = x[start + i * plane] - mean;
             squares += centred * centred;
         }
-        const float scale = 1 / sqrtf(squares / channels + LAYER_NORM_EPS);
-        for (long i = 0; i < channels; i++) {
+        const float scale = 1 / sqrtf(squares / c + LAYER_NORM_EPS);
+        for (long i = 0; i < c; i++) {
             const long at = start + i * plane;
             y[at] = (x[at] - mean) * scale * weight[i] + bias[i];
         }
@@ -103,24 +103,24 @@ struct LayerNorm {
 // backward: dx = scale * (g - mean(g) - hat * mean(g * hat))
 //              = scale * (g - mean(g) - (x - mean) * scale^2 * mean(g * (x - mean)))
 struct LayerNormBackward {
-    long channels, plane, pixels;
+    long c, plane, pixels;
     const float *x, *weight, *dy;
     float *dx, *statistics;
     FILM_BODY void operator()(long pixel) const {
-        const long start = first_channel(pixel, channels, plane);
+        const long start = first_channel(pixel, c, plane);
         float mean = 0, squares = 0, sum_g = 0, sum_gx = 0;
-        for (long i = 0; i < channels; i++) mean += x[start + i * plane];
-        mean /= channels;
-        for (long i = 0; i < channels; i++) {
+        for (long i = 0; i < c; i++) mean += x[start + i * plane];
+        mean /= c;
+        for (long i = 0; i < c; i++) {
             const long at = start + i * plane;
             const float centred = x[at] - mean, g = dy[at] * weight[i];
             squares += centred * centred;
             sum_g += g;
             sum_gx += g * centred;
         }
-        const float scale = 1 / sqrtf(squares / channels + LAYER_NORM_EPS);
-        const float mean_g = sum_g / channels, along = scale * scale * sum_gx / channels;
-        for (long i = 0; i < channels; i++) {
+        const float scale = 1 / sqrtf(squares / c + LAYER_NORM_EPS);
+        const float mean_g = sum_g / c, along = scale * scale * sum_gx / c;
+        for (long i = 0; i < c; i++) {
             const long at = start + i * plane;
             dx[at] = scale * (dy[at] * weight[i] - mean_g - (x[at] - mean) * along);
         }
@@ -134,11 +134,11 @@ struct LayerNormBackward {
 // forward:  y = hat * weight + bias
 // backward: dweight = sum over pixels of dy * hat (sum 0),  dbias = sum over pixels of dy (sum 1)
 struct LayerNormWeights {
-    long channels, plane, pixels;
+    long c, plane, pixels;
     const float *x, *dy, *statistics;
     float *dweight, *dbias;
     FILM_BODY void operator()(long channel, long pixel, float* sums) const {
-        const long at = first_channel(pixel, channels, plane) + channel * plane;
+        const long at = first_channel(pixel, c, plane) + channel * plane;
         sums[0] += dy[at] * (x[at] - statistics[pixel]) * statistics[pixels + pixel];
         sums[1] += dy[at];
     }
