@@ -106,7 +106,7 @@ template <class T> INLINE T fma_rm(T a, T b, T c) {
     std::fesetround(FE_TONEAREST);
     return result;
 }
-// A GPU's may be 2^-22 off, except at 0. So is this one, up or down by the last bit of a. ftz: subnormal numbers count as 0.
+// Only approximate on a GPU; here 2^-22 off, up or down by the last bit of a, except at 0. ftz: subnormal numbers count as 0.
 template <class T> INLINE T ex2_approx_ftz(T a) {
     if (std::abs(a) < FLT_MIN) return 1;
     Register<b32> bits;
