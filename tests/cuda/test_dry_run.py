@@ -45,7 +45,7 @@ def test_a_gpu_would_accept_every_call(counted, part):
 
 
 def test_no_operator_runs_on_the_cpu(counted, folder):
-    """Jittor compiles an operator that has no form for a GPU with g++, and copies its arrays to and fro."""
+    """Jittor compiles an operator that has no form for a GPU with g++, and copies its arrays back and forth."""
     commands = [path.read_text(errors="replace").split()[0] for path in (folder / "home").rglob("*_op.so.key")]
     assert len(commands) > 50
     assert {Path(command.strip('"')).name for command in commands} == {"nvcc"}

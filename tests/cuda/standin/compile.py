@@ -7,6 +7,7 @@ file, such as its kernels, get the same number. With $STANDIN_COMPUTE=1, what nv
 the CPU (ptx.py).
 """
 
+import math
 import os
 import re
 import subprocess
@@ -26,8 +27,8 @@ FUNCTION = re.compile(r"(?:__global__[^;{(]*?|^\s*inline static \w+ )(\w+)\s*\("
 # How Jittor names the kernels of an operator that it fuses, and how it says of which operators it consists.
 JITTORS = re.compile(r"^func_[0-9a-f]+(?=_\d+$)")
 OPERATOR = re.compile(r"^#define op\d+_(?:OP (\w+)|(?!binary|unary)([a-z]\w+) ?$)", re.MULTILINE)
-# In PTX: a kernel with its parameters, and the type and length of one of these.
-ENTRY = re.compile(r"\.entry (\w+)\(([^)]*)\)")
+# In PTX: a kernel with its parameters and launch bounds, and the type and length of a parameter.
+ENTRY = re.compile(r"\.entry (\w+)\(([^)]*)\)(?:\s*\.maxntid (\d+), (\d+), (\d+))?")
 PARAMETER = re.compile(r"\.param (?:\.align \d+ )?\.[busf](\d+)[^,\[]*(?:\[(\d+)\])?")
 NAME = re.compile(r"void (?:jittor::)?(\w+)::jit_run\(\)")
 RUN = """extern "C" void standin_run_{i}(jittor::{name}* op) {{
@@ -53,6 +54,19 @@ def unit(sources: list[str]) -> str:
     return "\n".join(parts) + "\n"
 
 
+def note_kernels(library: Path, ptxas: str) -> None:
+    """Write LIBRARY.kernels: what its kernels need, from LIBRARY.ptx and from what `ptxas -v` said."""
+    resources = re.findall(r"Compiling entry function '(\S+)'.*?Used (\d+) registers([^\n]*)", ptxas, re.DOTALL)
+    entries = {name: (text, bounds) for name, text, *bounds in ENTRY.findall(Path(f"{library}.ptx").read_text())}
+    with Path(f"{library}.kernels").open("w") as file:
+        for name, registers, rest in resources:
+            text, bounds = entries[name]
+            threads = math.prod(map(int, bounds)) if bounds[0] else 1024
+            shared = re.search(r"(\d+) bytes smem", rest)
+            sizes = [int(bits) // 8 * int(length or 1) for bits, length in PARAMETER.findall(text)]
+            print(name, registers, shared[1] if shared else 0, threads, *sizes, file=file)
+
+
 def compile_unit(number: int, libraries: list[Path]) -> None:
     """Compile the operators of `libraries` together; next to each, note where its run function is."""
     arguments = Path(f"{libraries[0]}.command").read_text().split("\n")
@@ -71,13 +85,7 @@ def compile_unit(number: int, libraries: list[Path]) -> None:
                 Path(f"{library}.command").unlink()
             sys.exit(f"{target}.cc: {done.stdout}{done.stderr}")
         Path(keep, f"{target.name}.ptx").rename(f"{target}.so.ptx")
-    resources = re.findall(r"Compiling entry function '(\S+)'.*?Used (\d+) registers([^\n]*)", done.stderr, re.DOTALL)
-    parameters = dict(ENTRY.findall(Path(f"{target}.so.ptx").read_text()))
-    with Path(f"{target}.so.kernels").open("w") as file:
-        for name, registers, rest in resources:
-            shared = re.search(r"(\d+) bytes smem", rest)
-            sizes = [int(bits) // 8 * int(length or 1) for bits, length in PARAMETER.findall(parameters[name])]
-            print(name, registers, shared[1] if shared else 0, *sizes, file=file)
+    note_kernels(Path(f"{target}.so"), done.stderr)
     for i, library in enumerate(libraries):
         Path(f"{library}.compiled").write_text(f"{target}.so standin_run_{i}\n")
 

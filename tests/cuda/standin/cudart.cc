@@ -110,6 +110,7 @@ cudaError_t copy(void* to, const void* from, size_t size, cudaMemcpyKind kind, c
 struct Kernel {
     std::string name;
     int registers = 0, shared = 0;
+    size_t threads = 1024;  // at most, in a block
     std::vector<size_t> parameters;  // their sizes
     const Translated* translated = nullptr;
 };
@@ -155,6 +156,7 @@ cudaError_t launch(const void* function, dim3 grid, dim3 block, void** arguments
     if (!grid.x || !grid.y || !grid.z || grid.x > 0x7fffffff || grid.y > 65535 || grid.z > 65535)
         return refuse(cudaErrorInvalidConfiguration, std::string("grid: ") + text);
     if (threads == 0 || threads > 1024 || block.z > 64) return refuse(cudaErrorInvalidConfiguration, std::string("block: ") + text);
+    if (threads > kernel.threads) return refuse(cudaErrorInvalidValue, std::string("launch bounds: ") + text);
     if (dynamic + kernel.shared > 48 << 10) return refuse(cudaErrorInvalidValue, std::string("shared memory: ") + text);
     const size_t warps = (threads + 127) / 128 * 4, registers = (kernel.registers + 7) / 8 * 8;
     if (warps * 32 * registers > 65536) return refuse(cudaErrorLaunchOutOfResources, std::string("registers: ") + text);
@@ -266,7 +268,7 @@ API void** __cudaRegisterFatBinary(void* wrapper) {
         for (std::string line; std::getline(file, line);) {
             std::istringstream words(line);
             Kernel kernel;
-            words >> kernel.name >> kernel.registers >> kernel.shared;
+            words >> kernel.name >> kernel.registers >> kernel.shared >> kernel.threads;
             for (size_t size; words >> size;) kernel.parameters.push_back(size);
             module->kernels[kernel.name] = kernel;
         }

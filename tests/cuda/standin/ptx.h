@@ -1,6 +1,8 @@
 // The instructions of PTX that the kernels use, as functions: mul.lo.s32 is ptx::mul_lo<s32>. ptx.py writes the calls.
 // What each computes: NVIDIA, "Parallel Thread Execution ISA".
 #pragma once
+#include <cfenv>
+#include <cfloat>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -44,9 +46,10 @@ INLINE void* within(const Array& array, const char* instruction, u64 at, size_t 
     return array.holds(at, size) ? (void*)at : standin_outside(instruction, at - array.start, array);
 }
 
-// Addresses in shared memory begin at 0.
 template <class T, int LANES> INLINE T* shared(Thread& t, const char* instruction, u32 base, s32 offset) {
-    return (T*)within(t.shared, instruction, t.shared.start + (u32)(base + offset), LANES * sizeof(T));
+    const u32 at = base + offset;
+    const Array& array = t.shared[at / SHARED_SLOT % SHARED_ARRAYS];
+    return (T*)within(array, instruction, array.start + at % SHARED_SLOT - SHARED_START, LANES * sizeof(T));
 }
 
 template <class T, int LANES> INLINE T* local(Thread& t, const char* instruction, u64 base, s64 offset) {
@@ -78,7 +81,6 @@ ONE(neg, -a)
 ONE(abs, std::abs(a))
 ONE(sqrt, std::sqrt(a))
 ONE(rcp, 1 / a)
-ONE(ex2, std::exp2(a))
 template <class T> INLINE T not(T a) { if constexpr (std::is_same<T, pred>::value) return !a; else return ~a; }
 
 TWO(add, a + b)
@@ -90,17 +92,28 @@ TWO(and, a & b)
 TWO(or, a | b)
 TWO(xor, a ^ b)
 TWO(copysign, std::copysign(b, a))
-TWO(min, a < b || b != b ? a : b)  // of a number and NaN, the number
-TWO(max, a > b || b != b ? a : b)
+TWO(min, a < b || b != b || (a == b && std::signbit(a)) ? a : b)  // of a number and NaN, the number; -0 is below 0
+TWO(max, a > b || b != b || (a == b && std::signbit(b)) ? a : b)
 TWO(div, a / b)
 template <class T> INLINE auto mul_wide(T a, T b) { return (typename Twice<T>::type)a * b; }
 template <class T> INLINE T mul_hi(T a, T b) { return (typename Twice<T>::type)a * b >> 8 * sizeof(T); }
 
 THREE(mad_lo, a * b + c)
 THREE(fma, std::fma(a, b, c))
-// Rounded down. The product of two float32 is exact in float64.
-INLINE f32 rounded_down(f64 x) { const f32 y = x; return y > x ? std::nextafter(y, -INFINITY) : y; }
-template <class T> INLINE T fma_rm(f32 a, f32 b, f32 c) { return rounded_down((f64)a * b + c); }
+template <class T> INLINE T fma_rm(T a, T b, T c) {
+    std::fesetround(FE_DOWNWARD);
+    volatile T x = a, result = std::fma((T)x, b, c);  // volatile: between the changes of the mode
+    std::fesetround(FE_TONEAREST);
+    return result;
+}
+// Only approximate on a GPU; here 2^-22 off, up or down by the last bit of a, except at 0. ftz: subnormal numbers count as 0.
+template <class T> INLINE T ex2_approx_ftz(T a) {
+    if (std::abs(a) < FLT_MIN) return 1;
+    Register<b32> bits;
+    bits = a;
+    const T exact = std::exp2(a);
+    return exact < FLT_MIN ? 0 : exact * (bits.bits % 2 ? 1 + 0x1p-22f : 1 - 0x1p-22f);
+}
 
 SHIFT(shl, n < 8 * sizeof(T) ? a << n : 0)
 SHIFT(shr, n < 8 * sizeof(T) ? a >> n : a < 0 ? -1 : 0)
@@ -131,8 +144,11 @@ template <class T, class... Values> INLINE void st(T* p, Values... values) { ((*
 #define ATOMIC(name, value) template <class T> INLINE T name(T* p, T b) { const T a = *p; *p = value; return a; }
 ATOMIC(atom_add, a + b)
 ATOMIC(atom_max, max<T>(a, b))
+ATOMIC(red_add, a + b)  // red: atom without a result
+ATOMIC(red_max, max<T>(a, b))
 
-INLINE void bar(Thread& t, int) { standin_wait(t, Reached::BARRIER); }
+// The only barrier is number 0: no other number converts to this type.
+INLINE void bar(Thread& t, decltype(nullptr)) { standin_wait(t, Reached::BARRIER); }
 // Of a whole warp: nothing else is used.
 template <class T> INLINE T shfl_down(Thread& t, T value, u32 distance, u32 last, u32 mask) {
     const unsigned turn = t.turn++ % 2;

@@ -4,7 +4,8 @@ Each NAME.ptx becomes NAME.cpu.cc and NAME.cpu.so. An instruction is a call of t
 
     @%p1 mul.lo.s32 %r3, %r1, -4;   ->   if (P1.bits) R3 = ptx::mul_lo<s32>(R1, -4);
 
-A line of PTX becomes a line of C++, so that g++, which refuses an instruction that ptx.h does not have, shows the PTX.
+A line of PTX becomes a line of C++. What is not known stays PTX, or calls a function that ptx.h does not have: g++
+refuses it, and the error shows the line.
 """
 
 from __future__ import annotations
@@ -22,22 +23,26 @@ FLAGS += ["-fwrapv", "-fno-strict-aliasing", "-ffp-contract=off", "-fno-operator
 TYPES = {f"{kind}{bits}" for kind in "busf" for bits in (8, 16, 32, 64)} | {"pred"}
 SPACES = {"global", "shared", "local", "param"}
 VECTORS = {"v2", "v4"}
-# Words that change nothing here: C++ rounds to nearest, and approximate functions may be exact.
-IGNORED = {"rn", "approx", "ftz", "nc", "sync", "uni"}
+# Words that change nothing here: C++ rounds to nearest.
+IGNORED = {"rn", "nc", "sync", "uni"}
 NO_RESULT = {"st", "red", "bar"}
 WAIT = {"bar", "shfl"}
+SEVERAL_RESULTS = {"ld", "shfl"}
+# Lines that say nothing about what is computed. compile.py reads maxntid.
+SKIPPED = re.compile(r"[()]?|\.(?:version|target|address_size|maxntid|pragma)\s.*")
 
 
 class Kernel:
     """A kernel while its lines are read."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.shared, self.waits = name, 0, False
+        self.name, self.waits = name, False
+        self.shared: list[str] = []  # the sizes of the arrays in shared memory
         self.parameters: list[str] = []
         self.symbols: dict[str, str] = {}  # parameters and arrays -> C++ for their address
 
     def entry(self) -> str:
-        return f'{{"{self.name}", {self.name}, {self.shared}, {str(self.waits).lower()}}}'
+        return f'{{"{self.name}", {self.name}, {str(self.waits).lower()}, {{{", ".join(self.shared)}}}}}'
 
     def parameter(self, name: str, size: int) -> None:
         self.symbols[name] = f"t.parameter({len(self.parameters)}, {size})"
@@ -49,22 +54,21 @@ class Kernel:
             kind, name, count = found[1], found[2].upper(), found[3]
             names = [f"{name}{i}" for i in range(int(count))] if count else [name]
             return f"Register<{kind}> {', '.join(names)};"
-        if found := re.match(r"\.(shared|local) \.align (\d+) \.b8\s+(\w+)\[(\d+)\]", line):
-            space, align, name, size = found[1], int(found[2]), found[3], int(found[4])
+        if found := re.match(r"\.(shared|local) \.align \d+ \.b8\s+(\w+)\[(\d+)\];", line):
+            space, name, size = found.groups()
             if space == "local":
                 self.symbols[name] = f"(u64){name}"
                 return f"alignas(16) char {name}[{size}]; t.set_local({name}, {size});"
-            self.shared = (self.shared + align - 1) // align * align
-            self.symbols[name] = str(self.shared)
-            self.shared += size
+            self.symbols[name] = f"shared_address({len(self.shared)})"
+            self.shared.append(size)
             return ""
-        raise ValueError(line)
+        return line
 
     def operand(self, text: str, words: list[str]) -> str:
         """C++ for one or several registers, a number, an array, or `[%rd1+4]`, in an instruction of these words."""
         if text.startswith("["):
             base, _, offset = text.strip("[]").partition("+")
-            kind = next(word for word in words if word in TYPES)
+            kind = next((word for word in words if word in TYPES), "")
             if base in self.parameters:
                 return f"param<{kind}>(t, {self.parameters.index(base)}, {offset or 0})"
             space = next((word for word in words if word in SPACES), "generic")
@@ -79,7 +83,10 @@ class Kernel:
         return self.symbols.get(text, text)
 
     def instruction(self, line: str) -> str:
-        guard, opcode, rest = re.fullmatch(r"(?:@(\S+)\s+)?([\w.]+)\s*(.*);", line).groups()
+        found = re.fullmatch(r"(?:@(\S+)\s+)?([\w.:]+)\s*(.*);", line)
+        if not found:
+            return line
+        guard, opcode, rest = found.groups()
         words = opcode.split(".")
         if words[0] == "bra":
             code = f"goto {rest}"
@@ -89,6 +96,8 @@ class Kernel:
             types = [word for word in words if word in TYPES]
             name = "_".join(word for word in words if word not in TYPES | SPACES | VECTORS | IGNORED)
             texts = re.split(r",\s*(?![^{]*})", rest)
+            if re.search("[{|]", texts[0]) and words[0] not in SEVERAL_RESULTS:
+                return line
             if words[0] == "ld" and texts[0].startswith("{"):
                 texts.reverse()
             operands = [self.operand(text, words) for text in texts]
@@ -119,12 +128,14 @@ def translate(text: str, file: str) -> str:
             code = line
         elif found := re.match(r"\.param .*?\.[busf](\d+)\s+(\w+)(?:\[(\d+)\])?,?$", line):
             kernels[-1].parameter(found[2], int(found[1]) // 8 * int(found[3] or 1))
-        elif line.startswith((".reg", ".shared", ".local")):
+        elif kernels and line.startswith((".reg", ".shared", ".local")):
             code = kernels[-1].declaration(line)
         elif found := re.match(r"(\$\w+):", line):
             code = f"{found[1]}:;"
-        elif line and line[0] in "@abcdefghijklmnopqrstuvwxyz":
+        elif kernels and re.match("[@a-z]", line):
             code = kernels[-1].instruction(line)
+        elif not SKIPPED.fullmatch(line):
+            code = line
         lines.append(code)
     table = ", ".join([*(kernel.entry() for kernel in kernels), "{}"])
     return "\n".join([*lines, f'extern "C" const Translated standin_kernels[] = {{{table}}};']) + "\n"
@@ -132,10 +143,13 @@ def translate(text: str, file: str) -> str:
 
 def compile_for_cpu(ptx: Path) -> None:
     source, library = ptx.with_suffix(".cpu.cc"), ptx.with_suffix(".cpu.so")
-    source.write_text(translate(ptx.read_text(), ptx.name))
+    text = ptx.read_text()
+    source.write_text(translate(text, ptx.name))
     done = subprocess.run(["g++", *FLAGS, source, "-o", library], capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{ptx} is not translated: {done.stderr[:4000]}")
+        found = re.search(rf"{re.escape(ptx.name)}:(\d+):", done.stderr)
+        line = text.splitlines()[int(found[1]) - 1].strip() if found else ""
+        sys.exit(f"{ptx} is not translated: {line}\n{done.stderr[:4000]}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 #include <csetjmp>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 struct Index {
     uint32_t x, y, z;
@@ -23,7 +24,8 @@ enum class Reached { BARRIER, SHUFFLE, END };
 struct Thread {
     Index tid, ntid, ctaid, nctaid;  // of the thread, of threads, of the block, of blocks
     void** arguments;
-    Array shared, local, indexed;  // indexed: the parameter of the kernel that is used as an array
+    const Array* shared;  // SHARED_ARRAYS
+    Array local, indexed;  // indexed: the parameter of the kernel that is used as an array
     // Shuffles: the first thread of the warp, this one's place in it, and how many there are.
     Thread* warp;
     uint32_t lane, lanes;
@@ -39,15 +41,23 @@ struct Thread {
         indexed = {(uint64_t)arguments[index], (uint64_t)arguments[index] + size};
         return indexed.start;
     }
-    void set_local(void* start, size_t size) { local = {(uint64_t)start, (uint64_t)start + size}; }
+    void set_local(void* start, size_t size) {
+        memset(start, 0xff, size);  // NaN, until the thread writes
+        local = {(uint64_t)start, (uint64_t)start + size};
+    }
 };
 
-// A translated kernel: its function, its shared memory in bytes, and whether its threads wait for each other.
+// Each array in shared memory has 64 KiB of addresses and lies behind the first 16 of them, so that what is used before or
+// behind it is not another one.
+constexpr uint32_t SHARED_ARRAYS = 8, SHARED_SLOT = 64 << 10, SHARED_START = 16 << 10;
+constexpr uint32_t shared_address(uint32_t array) { return array * SHARED_SLOT + SHARED_START; }
+
+// A translated kernel: its function, whether its threads wait for each other, and the sizes of its arrays in shared memory.
 struct Translated {
     const char* name;
     void (*run)(Thread&);
-    size_t shared;
     bool waits;
+    size_t shared[SHARED_ARRAYS];
 };
 
 // Arrays in device memory that were found before, by the address, of which the lowest bits do not count.
