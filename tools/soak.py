@@ -17,7 +17,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 import h5py
 import numpy as np
@@ -102,13 +101,14 @@ def changes(samples: Sequence[Sampled], label: str, allowed: float) -> list[str]
     first, last = steady[:count], steady[-count:]
     # Peaks, since memory rises and falls by a third within a step.
     memory = [max(s.memory for s in part) for part in (first, last)]
-    files = [median(s.files for s in part) for part in (first, last)]
-    print(f"{label}: memory {memory[0]:.1f} -> {memory[1]:.1f} MiB, open files {files[0]:g} -> {files[1]:g}", end="")
+    # The least, since a file that is just being read or written is open for a moment.
+    files = [min(s.files for s in part) for part in (first, last)]
+    print(f"{label}: memory {memory[0]:.1f} -> {memory[1]:.1f} MiB, open files {files[0]} -> {files[1]}", end="")
     found = []
     if memory[1] >= memory[0] * (1 + allowed):
         found.append(f"{label}: memory grew by {memory[1] / memory[0] - 1:.1%}, less than {allowed:.0%} is allowed")
     if files[1] > files[0]:
-        found.append(f"{label}: open files grew from {files[0]:g} to {files[1]:g}")
+        found.append(f"{label}: open files grew from {files[0]} to {files[1]}")
     cost = [_cost(part) for part in (first, last)]
     if all(cost):
         print(f", {cost[0]:.3f} -> {cost[1]:.3f} processor seconds a unit", end="")
