@@ -101,8 +101,8 @@ def changes(samples: Sequence[Sampled], label: str, allowed: float) -> list[str]
     first, last = steady[:count], steady[-count:]
     # Peaks, since memory rises and falls by a third within a step.
     memory = [max(s.memory for s in part) for part in (first, last)]
-    # The least, since a file that is just being read or written is open for a moment.
-    files = [min(s.files for s in part) for part in (first, last)]
+    # The lower quartile: a file is open for a moment while it is read or written, and a process that ends closes all.
+    files = [sorted(s.files for s in part)[len(part) // 4] for part in (first, last)]
     print(f"{label}: memory {memory[0]:.1f} -> {memory[1]:.1f} MiB, open files {files[0]} -> {files[1]}", end="")
     found = []
     if memory[1] >= memory[0] * (1 + allowed):
