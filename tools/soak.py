@@ -43,7 +43,7 @@ WARM_UP = 0.25  # this first share of a phase's samples does not count: kernels 
 COMPARED = 0.3  # of the other samples, the first such share is compared with the last
 SLOWING = 0.25  # allowed growth of processor time per unit; wall time would depend on other processes
 INTERVAL = 0.2  # seconds between two samples
-ENDING = 5  # this many samples before its end, a process may have begun to close its files
+ENDING = 5  # in this many samples before its end, a process may have begun to close its files
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ def sample(process: int, done: int) -> Sampled | None:
 
 
 def watch(command: Sequence[str | Path], done: Callable[[], int], total: int, label: str) -> list[Sampled]:
-    """Run a script, and sample its process until shortly before it ends.
-
-    `done` returns how many of `total` units it has done.
+    """Run a script, and sample its process until it ends; `done` returns how many of `total` units it has done.
 
     Raises:
         UserError: the script failed.
@@ -94,7 +92,7 @@ def watch(command: Sequence[str | Path], done: Callable[[], int], total: int, la
         if process.returncode:
             output.seek(0)
             raise UserError(f"{command[0]}: failed: {output.read().strip().splitlines()[-1]}")
-    return samples[:-ENDING]
+    return samples
 
 
 def changes(samples: Sequence[Sampled], label: str, allowed: float) -> list[str]:
@@ -104,8 +102,8 @@ def changes(samples: Sequence[Sampled], label: str, allowed: float) -> list[str]
     first, last = steady[:count], steady[-count:]
     # Peaks, since memory rises and falls by a third within a step.
     memory = [max(s.memory for s in part) for part in (first, last)]
-    # The least, since a file is open for a moment while it is read or written.
-    files = [min(s.files for s in part) for part in (first, last)]
+    # The least, since a file is open for a moment while it is read or written, but not at the end of the process.
+    files = [min(s.files for s in part[:-ENDING] or part) for part in (first, last)]
     print(f"{label}: memory {memory[0]:.1f} -> {memory[1]:.1f} MiB, open files {files[0]} -> {files[1]}", end="")
     found = []
     if memory[1] >= memory[0] * (1 + allowed):

@@ -48,6 +48,12 @@ def test_a_file_that_is_open_for_a_moment_is_not_growth():
     assert changes(samples, "train", 0.02) == []
 
 
+def test_the_end_of_a_process_hides_no_growth():
+    samples = process(files=3)
+    samples[-2:] = [replace(s, files=3) for s in samples[-2:]]
+    assert changes(samples, "train", 0.02) == ["train: open files grew from 21 to 22"]
+
+
 @pytest.mark.parametrize("length", range(80, 120))
 def test_units_longer_than_a_sample_cost_the_same_wherever_they_are_cut(length, capsys):
     # a quarter of a second a sample, five samples a unit
