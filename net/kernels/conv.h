@@ -92,55 +92,98 @@ inline void pointwise_conv_weights(const ConvShape& s, const float* x, const flo
     if (dbias) write(db[0], dbias);
 }
 
-// The rows of an image with their neighbours, for a 3x3 window; rows outside the image are zeros.
-struct WindowRows {
+// The 3x3 convolutions compute two rows of y, r and r + 1, from the four rows d[0] ... d[3] = x[r - 1] ... x[r + 2].
+// With g[0], g[1], g[2] for the rows of a window, every product summed over input channels and the three columns of the
+// window:
+//
+//     y[r] = g[0] d[0] + g[1] d[1] + g[2] d[2]           y[r + 1] = g[0] d[1] + g[1] d[2] + g[2] d[3]
+//
+// Winograd's F(2, 3) needs four products instead of these six (Lavin and Gray, "Fast algorithms for convolutional neural
+// networks", 2016; here with the signs of u[3] and t[3] changed):
+//
+//     t[0] = d[0] - d[2]    t[1] = d[1] + d[2]                  t[2] = d[2] - d[1]                  t[3] = d[3] - d[1]
+//     u[0] = g[0]           u[1] = (g[0] + g[1] + g[2]) / 2     u[2] = (g[0] - g[1] + g[2]) / 2     u[3] = g[2]
+//     y[r] = u[0] t[0] + u[1] t[1] + u[2] t[2]                  y[r + 1] = u[1] t[1] - u[2] t[2] + u[3] t[3]
+//
+// RowPairs has the rows t of an image, in all channels. Rows outside the image are zeros.
+struct RowPairs {
     int channels;
     long height, width;
-    Ring rows;
-    WindowRows(int channels_, long height_, long width_)
-        : channels(channels_), height(height_), width(width_), rows(channels_, width_) {}
-
-    void fill(const float* image, long r) {
-        if (r < 0 || r >= height)
-            rows[r].zero();
-        else
-            rows[r].read(image + r * width, height * width, channels);
+    floats zeros;
+    std::vector<RowBuffer> t;
+    RowPairs(int channels_, long height_, long width_)
+        : channels(channels_), height(height_), width(width_), zeros(width_) {
+        for (int m = 0; m < 4; m++) t.emplace_back(channels, width);
     }
 
-    // Call row(r) for every row of the band, with rows r - 1, r and r + 1 in the ring.
-    template <class Row>
-    void run(const float* image, const Band& band, Row row) {
-        fill(image, band.first - 1);
-        fill(image, band.first);
-        for (long r = band.first; r < band.last; r++) {
-            fill(image, r + 1);
-            row(r);
+    void fill(const float* image, long r) {
+        for (int i = 0; i < channels; i++) {
+            const float* d[4];
+            for (int k = 0; k < 4; k++) {
+                const long row = r - 1 + k;
+                d[k] = row < 0 || row >= height ? zeros.data() : image + (i * height + row) * width;
+            }
+            float *t0 = t[0][i], *t1 = t[1][i], *t2 = t[2][i], *t3 = t[3][i];
+#pragma omp simd
+            for (long p = 0; p < width; p++) {
+                t0[p] = d[0][p] - d[2][p];
+                t1[p] = d[1][p] + d[2][p];
+                t2[p] = d[2][p] - d[1][p];
+                t3[p] = d[3][p] - d[1][p];
+            }
         }
     }
 };
 
 // y[o][r][p] = sum over i and t of W[o][i][t] x[i][r + t / 3 - 1][p + t % 3 - 1], with x = 0 outside the image.
 //
-// A matrix product: weight (out, in * 9) times the in * 9 shifted rows. Nothing is copied: the rows are pointers into
-// the ring.
+// Four matrix products for two rows: weight (out, in * 3) times the in * 3 shifted rows. Nothing is copied: the rows are
+// pointers.
 inline void conv3x3(const ConvShape& s, const float* x, const float* weight, float* y) {
     const long plane = s.plane();
-    Packed w(weight, s.out, s.in * 9, s.in * 9);
-    auto all = bands(s.batch, s.height);
+    floats u[4];  // (out, in, 3)
+    for (int m = 0; m < 4; m++) u[m].resize(s.out * s.in * 3);
+    for (int i = 0; i < s.out * s.in; i++)
+        for (int j = 0; j < 3; j++) {
+            const double g0 = weight[i * 9 + j], g1 = weight[i * 9 + 3 + j], g2 = weight[i * 9 + 6 + j];
+            u[0][i * 3 + j] = (float)g0;
+            u[1][i * 3 + j] = (float)((g0 + g1 + g2) / 2);
+            u[2][i * 3 + j] = (float)((g0 - g1 + g2) / 2);
+            u[3][i * 3 + j] = (float)g2;
+        }
+    Packed packed[4];
+    for (int m = 0; m < 4; m++) packed[m].pack(u[m].data(), s.out, s.in * 3, s.in * 3);
+    auto all = bands(s.batch, (s.height + 1) / 2);
 #pragma omp parallel
     {
-        WindowRows window(s.in, s.height, s.width);
-        RowBuffer out(s.out, s.width);
-        std::vector<const float*> taps(s.in * 9);
+        RowPairs pair(s.in, s.height, s.width);
+        RowBuffer first(s.out, s.width), second(s.out, s.width);
+        std::vector<const float*> taps[4];
+        for (int m = 0; m < 4; m++)
+            for (int i = 0; i < s.in; i++)
+                for (int j = 0; j < 3; j++) taps[m].push_back(pair.t[m][i] + j - 1);
+        auto product = [&](int m, RowBuffer& to, bool add) {
+            gemm(packed[m], Scattered{taps[m].data(), 0}, s.width, to[0], to.stride, add);
+        };
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < all.size(); k++) {
             float* target = y + all[k].image * s.out * plane;
-            window.run(x + all[k].image * s.in * plane, all[k], [&](long r) {
-                for (int i = 0; i < s.in; i++)
-                    for (int t = 0; t < 9; t++) taps[i * 9 + t] = window.rows[r + t / 3 - 1][i] + t % 3 - 1;
-                gemm(w, Scattered{taps.data(), 0}, s.width, out[0], out.stride);
-                out.write(target + r * s.width, plane, s.out);
-            });
+            for (long r = 2 * all[k].first; r < 2 * all[k].last; r += 2) {
+                pair.fill(x + all[k].image * s.in * plane, r);
+                product(1, first, false);
+                product(2, second, false);
+                for (int o = 0; o < s.out; o++)
+                    for (long v = 0; v < first.nv; v++) {
+                        float *p = first[o] + v * LANES, *q = second[o] + v * LANES;
+                        const vec a = load(p), b = load(q);
+                        store(p, a + b);
+                        store(q, a - b);
+                    }
+                product(0, first, true);
+                product(3, second, true);
+                first.write(target + r * s.width, plane, s.out);
+                if (r + 1 < s.height) second.write(target + (r + 1) * s.width, plane, s.out);
+            }
         }
     }
 }
@@ -162,42 +205,62 @@ inline void conv3x3_input(const ConvShape& s, const float* dy, const float* weig
 // forward:  y[o][r][p] = sum over i, t of W[o][i][t] x[i][r + t / 3 - 1][p + t % 3 - 1]
 // backward: dW[o][i][t] = sum over r, p of dy[o][r][p] x[i][r + t / 3 - 1][p + t % 3 - 1]
 //
-// One product of a row of dy with a shifted row of x for each tap; partial sums (9, out, in) per band.
+// By rows of the window, with e[0], e[1] for rows r and r + 1 of dy and d, t, u as above, two rows add to dg
+//
+//     dg[k] = e[0] d[k] + e[1] d[k + 1]
+//
+// The transpose of F(2, 3) needs four products instead of these six (derivations.md):
+//
+//     du[0] = e[0] t[0]    du[1] = (e[0] + e[1]) t[1]    du[2] = (e[0] - e[1]) t[2]    du[3] = e[1] t[3]
+//     dg[0] = du[0] + (du[1] + du[2]) / 2    dg[1] = (du[1] - du[2]) / 2    dg[2] = (du[1] + du[2]) / 2 + du[3]
+//
+// One product of a row with a shifted row for each m and each column of the window; sums of du (4, 3, out, in) per band.
 inline void conv3x3_weights(const ConvShape& s, const float* x, const float* dy, float* dweight) {
-    const long plane = s.plane(), ld = vectors(s.in) * LANES;
-    auto all = bands(s.batch, s.height);
-    std::vector<std::vector<double>> parts(all.size(), std::vector<double>((size_t)9 * s.out * s.in));
+    const long plane = s.plane(), ld = vectors(s.in) * LANES, matrix = s.out * s.in;
+    auto all = bands(s.batch, (s.height + 1) / 2);
+    std::vector<std::vector<double>> parts(all.size(), std::vector<double>(12 * matrix));
 #pragma omp parallel
     {
-        WindowRows window(s.in, s.height, s.width);
-        RowBuffer dy_row(s.out, s.width);
-        // The rows of the ring, transposed, with a pixel of zeros on either side: tap t starts at pixel t % 3.
-        std::vector<floats> transposed(3, floats((s.width + 2) * ld));
+        RowPairs pair(s.in, s.height, s.width);
+        std::vector<RowBuffer> e;
+        for (int m = 0; m < 4; m++) e.emplace_back(s.out, s.width);
+        // A row of t, transposed, with a pixel of zeros on either side: column j of the window starts at pixel j.
+        floats transposed((s.width + 2) * ld);
 #pragma omp for schedule(dynamic)
-        for (size_t k = 0; k < all.size(); k++) {
-            const float *image = x + all[k].image * s.in * plane, *dy_image = dy + all[k].image * s.out * plane;
-            auto transpose_row = [&](long r) {
-                transpose(window.rows[r][0], window.rows[r].stride, s.in, s.width, &transposed[(r + 3) % 3][ld], ld);
-            };
-            window.fill(image, all[k].first - 1);
-            window.fill(image, all[k].first);
-            transpose_row(all[k].first - 1);
-            transpose_row(all[k].first);
-            for (long r = all[k].first; r < all[k].last; r++) {
-                window.fill(image, r + 1);
-                transpose_row(r + 1);
-                dy_row.read(dy_image + r * s.width, plane, s.out);
-                for (int t = 0; t < 9; t++)
-                    outer_add(
-                        dy_row[0], dy_row.stride, s.out, s.width, &transposed[(r + t / 3 + 2) % 3][t % 3 * ld], ld, s.in,
-                        &parts[k][(size_t)t * s.out * s.in]
-                    );
+        for (size_t k = 0; k < all.size(); k++)
+            for (long r = 2 * all[k].first; r < 2 * all[k].last; r += 2) {
+                pair.fill(x + all[k].image * s.in * plane, r);
+                const float* rows = dy + all[k].image * s.out * plane + r * s.width;
+                e[0].read(rows, plane, s.out);
+                if (r + 1 < s.height)
+                    e[3].read(rows + s.width, plane, s.out);
+                else
+                    e[3].zero();
+                for (int o = 0; o < s.out; o++)
+                    for (long v = 0; v < e[0].nv; v++) {
+                        const vec a = load(e[0][o] + v * LANES), b = load(e[3][o] + v * LANES);
+                        store(e[1][o] + v * LANES, a + b);
+                        store(e[2][o] + v * LANES, a - b);
+                    }
+                for (int m = 0; m < 4; m++) {
+                    transpose(pair.t[m][0], pair.t[m].stride, s.in, s.width, &transposed[ld], ld);
+                    for (int j = 0; j < 3; j++)
+                        outer_add(
+                            e[m][0], e[m].stride, s.out, s.width, &transposed[j * ld], ld, s.in,
+                            &parts[k][(m * 3 + j) * matrix]
+                        );
+                }
             }
-        }
     }
     for (size_t k = 1; k < all.size(); k++) add_to(parts[0], parts[k]);
-    for (int t = 0; t < 9; t++)
-        for (int i = 0; i < s.out * s.in; i++) dweight[i * 9 + t] = (float)parts[0][(size_t)t * s.out * s.in + i];
+    for (int j = 0; j < 3; j++)
+        for (long i = 0; i < matrix; i++) {
+            const double* du = &parts[0][j * matrix + i];
+            const double sum = (du[3 * matrix] + du[6 * matrix]) / 2, difference = (du[3 * matrix] - du[6 * matrix]) / 2;
+            dweight[i * 9 + j] = (float)(du[0] + sum);
+            dweight[i * 9 + 3 + j] = (float)difference;
+            dweight[i * 9 + 6 + j] = (float)(sum + du[9 * matrix]);
+        }
 }
 
 // y = x where x > 0, else slope * x
