@@ -92,26 +92,28 @@ inline void pointwise_conv_weights(const ConvShape& s, const float* x, const flo
     if (dbias) write(db[0], dbias);
 }
 
-// The 3x3 convolutions compute two rows of y, r and r + 1, from the four rows d[0] ... d[3] = x[r - 1] ... x[r + 2].
-// With g[0], g[1], g[2] for the rows of a window, every product summed over input channels and the three columns of the
-// window:
+// The 3x3 convolutions compute two rows of y, r and r + 1, from four rows of x, d[0] = x[r - 1] to d[3] = x[r + 2]. With
+// g[0], g[1] and g[2] for the rows of a window, and every product summed over input channels and columns of the window,
 //
 //     y[r] = g[0] d[0] + g[1] d[1] + g[2] d[2]           y[r + 1] = g[0] d[1] + g[1] d[2] + g[2] d[3]
 //
 // Winograd's F(2, 3) needs four products instead of these six (Lavin and Gray, "Fast algorithms for convolutional neural
-// networks", 2016; here with the signs of u[3] and t[3] changed):
+// networks", 2016; here t[3] and its product have the other sign):
 //
 //     t[0] = d[0] - d[2]    t[1] = d[1] + d[2]                  t[2] = d[2] - d[1]                  t[3] = d[3] - d[1]
 //     u[0] = g[0]           u[1] = (g[0] + g[1] + g[2]) / 2     u[2] = (g[0] - g[1] + g[2]) / 2     u[3] = g[2]
 //     y[r] = u[0] t[0] + u[1] t[1] + u[2] t[2]                  y[r + 1] = u[1] t[1] - u[2] t[2] + u[3] t[3]
-//
-// RowPairs has the rows t of an image, in all channels. Rows outside the image are zeros.
-struct RowPairs {
+
+// u[m] = sum over k of WINOGRAD[m][k] g[k]
+constexpr double WINOGRAD[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+
+// The rows t for two rows of y, in all channels of an image. Rows outside the image are zeros.
+struct WinogradRows {
     int channels;
     long height, width;
     floats zeros;
     std::vector<RowBuffer> t;
-    RowPairs(int channels_, long height_, long width_)
+    WinogradRows(int channels_, long height_, long width_)
         : channels(channels_), height(height_), width(width_), zeros(width_) {
         for (int m = 0; m < 4; m++) t.emplace_back(channels, width);
     }
@@ -119,7 +121,7 @@ struct RowPairs {
     void fill(const float* image, long r) {
         for (int i = 0; i < channels; i++) {
             const float* d[4];
-            for (int k = 0; k < 4; k++) {
+            for (long k = 0; k < 4; k++) {
                 const long row = r - 1 + k;
                 d[k] = row < 0 || row >= height ? zeros.data() : image + (i * height + row) * width;
             }
@@ -135,50 +137,53 @@ struct RowPairs {
     }
 };
 
+// sum = a + b and difference = a - b for a row in all channels. They may be a and b themselves.
+inline void add_and_subtract(RowBuffer& a, RowBuffer& b, int channels, RowBuffer& sum, RowBuffer& difference) {
+    for (int i = 0; i < channels; i++)
+        for (long p = 0; p < a.nv * LANES; p += LANES) {
+            const vec first = load(a[i] + p), second = load(b[i] + p);
+            store(sum[i] + p, first + second);
+            store(difference[i] + p, first - second);
+        }
+}
+
 // y[o][r][p] = sum over i and t of W[o][i][t] x[i][r + t / 3 - 1][p + t % 3 - 1], with x = 0 outside the image.
 //
-// Four matrix products for two rows: weight (out, in * 3) times the in * 3 shifted rows. Nothing is copied: the rows are
-// pointers.
+// Each product of F(2, 3) is one of matrices: u[m] (out, in * 3) times the in * 3 shifted rows of t[m]. Nothing is
+// copied: the shifted rows are pointers.
 inline void conv3x3(const ConvShape& s, const float* x, const float* weight, float* y) {
     const long plane = s.plane();
-    floats u[4];  // (out, in, 3)
-    for (int m = 0; m < 4; m++) u[m].resize(s.out * s.in * 3);
-    for (int i = 0; i < s.out * s.in; i++)
-        for (int j = 0; j < 3; j++) {
-            const double g0 = weight[i * 9 + j], g1 = weight[i * 9 + 3 + j], g2 = weight[i * 9 + 6 + j];
-            u[0][i * 3 + j] = (float)g0;
-            u[1][i * 3 + j] = (float)((g0 + g1 + g2) / 2);
-            u[2][i * 3 + j] = (float)((g0 - g1 + g2) / 2);
-            u[3][i * 3 + j] = (float)g2;
-        }
-    Packed packed[4];
-    for (int m = 0; m < 4; m++) packed[m].pack(u[m].data(), s.out, s.in * 3, s.in * 3);
-    auto all = bands(s.batch, (s.height + 1) / 2);
+    Packed u[4];
+    floats matrix(s.out * s.in * 3);
+    for (int m = 0; m < 4; m++) {
+        for (int i = 0; i < s.out * s.in; i++)
+            for (int j = 0; j < 3; j++) {
+                double sum = 0;
+                for (int k = 0; k < 3; k++) sum += WINOGRAD[m][k] * weight[i * 9 + k * 3 + j];
+                matrix[i * 3 + j] = (float)sum;
+            }
+        u[m].pack(matrix.data(), s.out, s.in * 3, s.in * 3);
+    }
+    auto all = bands(s.batch, (s.height + 1) / 2);  // of pairs of rows
 #pragma omp parallel
     {
-        RowPairs pair(s.in, s.height, s.width);
+        WinogradRows rows(s.in, s.height, s.width);
         RowBuffer first(s.out, s.width), second(s.out, s.width);
         std::vector<const float*> taps[4];
         for (int m = 0; m < 4; m++)
             for (int i = 0; i < s.in; i++)
-                for (int j = 0; j < 3; j++) taps[m].push_back(pair.t[m][i] + j - 1);
+                for (int j = 0; j < 3; j++) taps[m].push_back(rows.t[m][i] + j - 1);
         auto product = [&](int m, RowBuffer& to, bool add) {
-            gemm(packed[m], Scattered{taps[m].data(), 0}, s.width, to[0], to.stride, add);
+            gemm(u[m], Scattered{taps[m].data(), 0}, s.width, to[0], to.stride, add);
         };
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < all.size(); k++) {
             float* target = y + all[k].image * s.out * plane;
             for (long r = 2 * all[k].first; r < 2 * all[k].last; r += 2) {
-                pair.fill(x + all[k].image * s.in * plane, r);
+                rows.fill(x + all[k].image * s.in * plane, r);
                 product(1, first, false);
                 product(2, second, false);
-                for (int o = 0; o < s.out; o++)
-                    for (long v = 0; v < first.nv; v++) {
-                        float *p = first[o] + v * LANES, *q = second[o] + v * LANES;
-                        const vec a = load(p), b = load(q);
-                        store(p, a + b);
-                        store(q, a - b);
-                    }
+                add_and_subtract(first, second, s.out, first, second);
                 product(0, first, true);
                 product(3, second, true);
                 first.write(target + r * s.width, plane, s.out);
@@ -205,61 +210,53 @@ inline void conv3x3_input(const ConvShape& s, const float* dy, const float* weig
 // forward:  y[o][r][p] = sum over i, t of W[o][i][t] x[i][r + t / 3 - 1][p + t % 3 - 1]
 // backward: dW[o][i][t] = sum over r, p of dy[o][r][p] x[i][r + t / 3 - 1][p + t % 3 - 1]
 //
-// By rows of the window, with e[0], e[1] for rows r and r + 1 of dy and d, t, u as above, two rows add to dg
+// With e and f for rows r and r + 1 of dy, and the names above, these two rows add e d[k] + f d[k + 1] to dg[k]. That is
+// six products; the transpose of F(2, 3) needs four (derivations.md):
 //
-//     dg[k] = e[0] d[k] + e[1] d[k + 1]
+//     du[0] = e t[0]    du[1] = (e + f) t[1]    du[2] = (e - f) t[2]    du[3] = f t[3]
+//     dg[k] = sum over m of WINOGRAD[m][k] du[m]
 //
-// The transpose of F(2, 3) needs four products instead of these six (derivations.md):
-//
-//     du[0] = e[0] t[0]    du[1] = (e[0] + e[1]) t[1]    du[2] = (e[0] - e[1]) t[2]    du[3] = e[1] t[3]
-//     dg[0] = du[0] + (du[1] + du[2]) / 2    dg[1] = (du[1] - du[2]) / 2    dg[2] = (du[1] + du[2]) / 2 + du[3]
-//
-// One product of a row with a shifted row for each m and each column of the window; sums of du (4, 3, out, in) per band.
+// Each product is one of a row with a shifted row for each column of the window. du is summed over the rows of a band:
+// (4, 3, out, in).
 inline void conv3x3_weights(const ConvShape& s, const float* x, const float* dy, float* dweight) {
     const long plane = s.plane(), ld = vectors(s.in) * LANES, matrix = s.out * s.in;
-    auto all = bands(s.batch, (s.height + 1) / 2);
+    auto all = bands(s.batch, (s.height + 1) / 2);  // of pairs of rows
     std::vector<std::vector<double>> parts(all.size(), std::vector<double>(12 * matrix));
 #pragma omp parallel
     {
-        RowPairs pair(s.in, s.height, s.width);
-        std::vector<RowBuffer> e;
-        for (int m = 0; m < 4; m++) e.emplace_back(s.out, s.width);
+        WinogradRows rows(s.in, s.height, s.width);
+        std::vector<RowBuffer> left;  // of each product
+        for (int m = 0; m < 4; m++) left.emplace_back(s.out, s.width);
+        RowBuffer &e = left[0], &f = left[3];
         // A row of t, transposed, with a pixel of zeros on either side: column j of the window starts at pixel j.
         floats transposed((s.width + 2) * ld);
+        // Inlined next to `transpose`, GCC 12 keeps one of the sums in memory, and all take 1.5 times as long.
+        auto product = [&](int m, int j, double* du) __attribute__((noinline)) {
+            outer_add(left[m][0], left[m].stride, s.out, s.width, &transposed[j * ld], ld, s.in, du);
+        };
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < all.size(); k++)
             for (long r = 2 * all[k].first; r < 2 * all[k].last; r += 2) {
-                pair.fill(x + all[k].image * s.in * plane, r);
-                const float* rows = dy + all[k].image * s.out * plane + r * s.width;
-                e[0].read(rows, plane, s.out);
+                const float* dy_rows = dy + all[k].image * s.out * plane + r * s.width;
+                rows.fill(x + all[k].image * s.in * plane, r);
+                e.read(dy_rows, plane, s.out);
                 if (r + 1 < s.height)
-                    e[3].read(rows + s.width, plane, s.out);
+                    f.read(dy_rows + s.width, plane, s.out);
                 else
-                    e[3].zero();
-                for (int o = 0; o < s.out; o++)
-                    for (long v = 0; v < e[0].nv; v++) {
-                        const vec a = load(e[0][o] + v * LANES), b = load(e[3][o] + v * LANES);
-                        store(e[1][o] + v * LANES, a + b);
-                        store(e[2][o] + v * LANES, a - b);
-                    }
+                    f.zero();
+                add_and_subtract(e, f, s.out, left[1], left[2]);
                 for (int m = 0; m < 4; m++) {
-                    transpose(pair.t[m][0], pair.t[m].stride, s.in, s.width, &transposed[ld], ld);
-                    for (int j = 0; j < 3; j++)
-                        outer_add(
-                            e[m][0], e[m].stride, s.out, s.width, &transposed[j * ld], ld, s.in,
-                            &parts[k][(m * 3 + j) * matrix]
-                        );
+                    transpose(rows.t[m][0], rows.t[m].stride, s.in, s.width, &transposed[ld], ld);
+                    for (int j = 0; j < 3; j++) product(m, j, &parts[k][(m * 3 + j) * matrix]);
                 }
             }
     }
     for (size_t k = 1; k < all.size(); k++) add_to(parts[0], parts[k]);
-    for (int j = 0; j < 3; j++)
-        for (long i = 0; i < matrix; i++) {
-            const double* du = &parts[0][j * matrix + i];
-            const double sum = (du[3 * matrix] + du[6 * matrix]) / 2, difference = (du[3 * matrix] - du[6 * matrix]) / 2;
-            dweight[i * 9 + j] = (float)(du[0] + sum);
-            dweight[i * 9 + 3 + j] = (float)difference;
-            dweight[i * 9 + 6 + j] = (float)(sum + du[9 * matrix]);
+    for (long i = 0; i < matrix; i++)
+        for (int t = 0; t < 9; t++) {
+            double sum = 0;
+            for (int m = 0; m < 4; m++) sum += WINOGRAD[m][t / 3] * parts[0][(m * 3 + t % 3) * matrix + i];
+            dweight[i * 9 + t] = (float)sum;
         }
 }
 
