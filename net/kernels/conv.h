@@ -92,13 +92,14 @@ inline void pointwise_conv_weights(const ConvShape& s, const float* x, const flo
     if (dbias) write(db[0], dbias);
 }
 
-// The 3x3 convolutions compute two rows of y, r and r + 1, from four rows of x, d[0] = x[r - 1] to d[3] = x[r + 2]. With
-// g[0], g[1] and g[2] for the rows of a window, and every product summed over input channels and columns of the window,
+// The 3x3 convolutions compute two rows of y, r and r + 1, from four rows of x, d[0] = x[r - 1] to d[3] = x[r + 2].
+// With g[0], g[1] and g[2] for the rows of a window, and every product summed over input channels and columns of the
+// window,
 //
 //     y[r] = g[0] d[0] + g[1] d[1] + g[2] d[2]           y[r + 1] = g[0] d[1] + g[1] d[2] + g[2] d[3]
 //
-// Winograd's F(2, 3) needs four products instead of these six (Lavin and Gray, "Fast algorithms for convolutional neural
-// networks", 2016; here t[3] and its product have the other sign):
+// Winograd's F(2, 3) needs four products instead of these six (Lavin and Gray, "Fast algorithms for convolutional
+// neural networks", 2016; here t[3] and its product have the other sign):
 //
 //     t[0] = d[0] - d[2]    t[1] = d[1] + d[2]                  t[2] = d[2] - d[1]                  t[3] = d[3] - d[1]
 //     u[0] = g[0]           u[1] = (g[0] + g[1] + g[2]) / 2     u[2] = (g[0] - g[1] + g[2]) / 2     u[3] = g[2]
@@ -149,8 +150,8 @@ inline void add_and_subtract(RowBuffer& a, RowBuffer& b, int channels, RowBuffer
 
 // y[o][r][p] = sum over i and t of W[o][i][t] x[i][r + t / 3 - 1][p + t % 3 - 1], with x = 0 outside the image.
 //
-// Each product of F(2, 3) is one of matrices: u[m] (out, in * 3) times the in * 3 shifted rows of t[m]. The shifted rows
-// are not copied: they are pointers into t[m].
+// Each product of F(2, 3) is one of matrices: u[m] (out, in * 3) times the in * 3 shifted rows of t[m]. The shifted
+// rows are not copied: they are pointers into t[m].
 inline void conv3x3(const ConvShape& s, const float* x, const float* weight, float* y) {
     const long plane = s.plane();
     Packed u[4];
@@ -214,8 +215,8 @@ constexpr long GRAD_CHUNK = 192;
 // forward:  y[o][r][p] = sum over i, t of W[o][i][t] x[i][r + t / 3 - 1][p + t % 3 - 1]
 // backward: dW[o][i][t] = sum over r, p of dy[o][r][p] x[i][r + t / 3 - 1][p + t % 3 - 1]
 //
-// With e and f for rows r and r + 1 of dy, and the names above, these two rows add e d[k] + f d[k + 1] to dg[k]. That is
-// six products; the transpose of F(2, 3) needs four (derivations.md):
+// With e and f for rows r and r + 1 of dy, and the names above, these two rows add e d[k] + f d[k + 1] to dg[k]. That
+// is six products; the transpose of F(2, 3) needs four (derivations.md):
 //
 //     du[0] = e t[0]    du[1] = (e + f) t[1]    du[2] = (e - f) t[2]    du[3] = f t[3]
 //     dg[k] = sum over m of WINOGRAD[m][k] du[m]
