@@ -30,7 +30,6 @@ from utils.runtime.cli import (
     positive,
     positive_int,
     run_command,
-    stage,
 )
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_writable
@@ -39,7 +38,7 @@ from utils.training.correlation import Correlation, EpochCorrelation
 from utils.training.loss_log import LogLine, eta_text
 from utils.training.resume import Checkpoint, open_run, parse_options
 from utils.training.run_folder import CURVE_NAME, LOG_NAME, RunFolder
-from utils.training.stages import weight_at
+from utils.training.stages import stage, weight_at
 from utils.training.stop import StopRequest
 
 if TYPE_CHECKING:

@@ -30,11 +30,11 @@ from net.shapes import STAGE_SIZE
 from tools.torch_film import HEADS, TwinNet, fusion_loss, keep_freed_memory, lp_ssim_loss
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Augmentation, Loader
-from utils.runtime.cli import not_negative, path_type, positive_int, run_command, stage
+from utils.runtime.cli import not_negative, path_type, positive_int, run_command
 from utils.runtime.files import atomic_path, naming, require_separate
 from utils.training.checkpoint import PREFIX, read_weights
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time
-from utils.training.stages import weight_at
+from utils.training.stages import stage, weight_at
 
 
 def get_parser() -> argparse.ArgumentParser:

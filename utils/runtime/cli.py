@@ -119,14 +119,6 @@ def not_negative(text: str) -> float:
     return _at_least(float(text), 0)
 
 
-def stage(text: str) -> str:
-    """``EPOCH:WEIGHT``: the weight (at least 0) that applies from this epoch (at least 1)."""
-    epoch, weight = text.split(":")
-    positive_int(epoch)
-    not_negative(weight)
-    return text
-
-
 def not_empty(text: str) -> str:
     """A path or name that is not empty; an empty one is mostly a shell variable that is not set."""
     if not text or "\0" in text:
