@@ -34,7 +34,7 @@ from utils.data.tasks import TASKS
 from utils.evaluation.inference import Job, checkpoint_path, fuse, fuse_unstretched, load_net
 from utils.evaluation.stacks import Stack, find_stacks
 from utils.evaluation.video import Video, find_videos
-from utils.runtime.cli import add_device_options, not_empty, path_type, run_command, text_type
+from utils.runtime.cli import RawHelpFormatter, add_device_options, not_empty, path_type, run_command, text_type
 from utils.runtime.errors import OPTIONAL, UserError, missing
 from utils.runtime.files import is_folder, require_readable, require_separate
 from utils.runtime.processes import use_threads
@@ -51,7 +51,7 @@ PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentile
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RawHelpFormatter)
     add = parser.add_argument
     add("a", type=path_type, metavar="A", help="image A, a folder of images, or a video")
     add("b", type=path_type, nargs="?", metavar="B", help="image B, a folder of images with the same names, or a video")
@@ -77,10 +77,10 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=not_empty,
         metavar="ENCODER",
         default="auto",
-        help="see data_process.py (default: ready features if any exist, else the encoder that the weights were "
-        "trained with, or bert if they do not record it)",
+        help="as for data_process.py, but auto: ready features if any exist, else the encoder that the weights were "
+        "trained with, or bert if they do not record it",
     )
-    add("--task", choices=tuple(TASKS), default="IVF", help="of the pairs and the weights (default: IVF)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="task of the pairs and the weights")
     add("--ckpt_path", type=path_type, help="weights, .pkl or .pth (default: models/<task>.pkl)")
     add("--color", action="store_true", help="also write a colour image: the fused luma with the chroma of the sources")
     add("--skip_bad", action="store_true", help="name bad pairs, leave them out, and list them in <out>/skipped.txt")

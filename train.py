@@ -73,7 +73,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="change --loss_grad_weight during training: 1:1 7:5 15:20 means 1 from epoch 1, 5 from 7, 20 from 15",
     )
     add("--loss_ssim", type=not_negative, default=0, help="weight of the Lp+SSIM losses; at 0 they are only logged")
-    add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
+    add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to; only 32")
     add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
     add(
         "--pretrain",

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from utils.runtime import cores, cuda, processes
-from utils.runtime.cli import run_command
+from utils.runtime.cli import RawHelpFormatter, run_command
 from utils.runtime.jittor_tree import cache_folder, jittor_home
 
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
@@ -457,10 +457,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with 1, FILM cannot run here.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RawHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    devices = ("auto", "cpu", "cuda")
-    parser.add_argument("--device", choices=devices, default="auto", help="what to time (default: auto)")
+    parser.add_argument("--device", choices=cuda.DEVICES, default="auto", help="what to time")
     args = parser.parse_args(argv)
     findings = []
     for finding in examine(checks(args.device)):

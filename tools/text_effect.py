@@ -29,7 +29,7 @@ from utils.evaluation.evaluate import measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.evaluation.stream import gray_values
-from utils.runtime.cli import add_device_options, path_type, run_command
+from utils.runtime.cli import RawHelpFormatter, add_device_options, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate, write_text
 from utils.runtime.processes import use_threads
@@ -45,12 +45,12 @@ PAIRS_DRAWN = 4
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.text_effect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.text_effect", description=__doc__, formatter_class=RawHelpFormatter
     )
     add = parser.add_argument
     add("--h5", type=path_type, required=True, metavar="FILE", help="test pairs, from data_process.py")
     add("--ckpt_path", type=path_type, help="weights (default: those that ship)")
-    add("--task", choices=tuple(TASKS), default="IVF", help="selects the default weights (default: IVF)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="selects the default weights")
     add(
         "--neutral",
         type=path_type,

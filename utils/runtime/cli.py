@@ -97,8 +97,12 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows the default of each option that has one, except of flags."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        shown = action.default not in (None, []) and action.default is not False
+        shown = action.default not in (None, "", []) and action.default is not False
         return super()._get_help_string(action) if shown else action.help
+
+
+class RawHelpFormatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The same, with the line breaks of the description."""
 
 
 def positive_int(text: str) -> int:
@@ -168,7 +172,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     add_threads_option(parser)
     parser.add_argument(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        choices=cuda.DEVICES,
         default="auto",
         help="where to compute; auto: a working GPU, else the CPU; a line says why",
     )

@@ -22,6 +22,8 @@ from utils.runtime import processes
 
 Version = tuple[int, int]
 
+DEVICES = ("auto", "cpu", "cuda")  # the choices of --device
+
 # What Jittor 1.3.11 requires when it starts with CUDA (jittor/compile_extern.py; cuDNN, cuFFT and cuSPARSE only
 # without conv_opt=1): library -> (its header, the wheel that contains both).
 LIBRARIES = {

@@ -31,7 +31,6 @@ from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
-DEVICES = ("auto", "cpu", "cuda")
 SWITCH_SECONDS = 0.1
 
 # Below Jittor's home: the CUDA toolkit as Jittor expects it, and whether it worked.
@@ -276,8 +275,8 @@ def use_device(name: str, tf32: bool = False) -> str:
     Raises:
         UserError: `name` is unknown, or 'cuda' is unavailable here.
     """
-    if name not in DEVICES:
-        raise UserError(f"device {name!r}: expected one of {', '.join(DEVICES)}")
+    if name not in cuda.DEVICES:
+        raise UserError(f"device {name!r}: expected one of {', '.join(cuda.DEVICES)}")
     if name == "cuda" and CUDA_PROBLEM:
         raise UserError(f"--device cuda: no CUDA here ({CUDA_PROBLEM}); use --device cpu or auto")
     _set_device(name != "cpu" and CUDA_PROBLEM is None, tf32)
