@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.runtime import cuda, processes
+from utils.runtime import cuda, programs
 from utils.runtime.cli import HelpFormatter, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_writable
@@ -32,7 +32,7 @@ def run_script(*command: str) -> None:
         UserError: it failed; its message is above.
     """
     print(f"\n$ python {' '.join(command)}", flush=True)
-    if processes.run([sys.executable, *command], cwd=ROOT).returncode:
+    if programs.run([sys.executable, *command], cwd=ROOT).returncode:
         raise UserError(f"{command[0]}: the demo ends here; the lines above say why")
 
 

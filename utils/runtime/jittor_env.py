@@ -25,7 +25,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from utils.runtime import cores, cuda, jittor_switches, jittor_tree, onednn, processes, signals
+from utils.runtime import cores, cuda, jittor_switches, jittor_tree, onednn, processes, programs, signals
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
@@ -172,7 +172,7 @@ def try_gpu(machine: cuda.Cuda) -> str | None:
     It has to be another process, because Jittor ends the process on failure, and cannot be imported twice.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
-    done = processes.run(
+    done = programs.run(
         [sys.executable, "-c", _TRIAL], cwd=ROOT, env=inherited | {TRUST: "1"}, capture_output=True, text=True
     )
     if done.returncode == 0:
