@@ -51,7 +51,7 @@ $(VENV)/.installed: requirements.lock requirements.txt | $(VENV)/bin/python
 	$(INSTALL) --no-deps --require-hashes --no-build-isolation --use-pep517 -r requirements.lock
 	@$(INSTALL) $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) $(TORCH) 2>$(VENV)/torch.log || \
 	    echo "note: $(TORCH) could not be installed ($(VENV)/torch.log says why). Text encoders, the PyTorch twin and" \
-	    ".pth and ONNX export need it, the rest works without; see 'PyTorch' in README.md"
+	    ".pth and ONNX export need it, the rest works without; see 'PyTorch' in docs/install.md"
 	touch $@
 
 $(VENV)/.installed-dev: requirements-dev.lock $(VENV)/.installed

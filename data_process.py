@@ -19,11 +19,11 @@ from tqdm import tqdm
 
 from utils.data.bad_pairs import BadPairs, list_skipped
 from utils.data.h5 import Sample, constant_image, require_writable, write_h5
-from utils.data.images import ImageReader, require_one_size, to_one_size, to_training_size
+from utils.data.images import to_training_size
 from utils.data.pairs import MODES, Pair
 from utils.data.provenance import Provenance
-from utils.data.register import Registrar, add_register_option
-from utils.data.sources import add_reading_options, add_source_options, find_source, image_reader
+from utils.data.reading import PairReader, add_reading_options, pair_reader
+from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
 from utils.runtime.cli import HelpFormatter, add_threads_option, name_type, not_empty, path_type, run_command
 from utils.runtime.errors import UserError
@@ -69,7 +69,6 @@ def get_args_parser() -> argparse.ArgumentParser:
     add("--out", type=path_type, default=Path("VLFDataset_h5"), help="folder of the H5 files")
     add_threads_option(parser)
     add_reading_options(parser)
-    add_register_option(parser)
     add_source_options(parser)
     add = parser.add_argument_group("text").add_argument
     add(
@@ -95,32 +94,22 @@ class SampleReader:
     """Reads the samples of pairs.
 
     Attributes:
-        images: reads the images.
+        images: reads the images, as the options say.
         features: reads or holds the text features.
         to_training: resize both images to 288x384.
-        to_one: first resize the smaller image to the size of the larger.
-        registrar: moves image B onto image A, before they are resized for training.
     """
 
-    images: ImageReader
+    images: PairReader
     features: FeatureFiles | EncodedText
     to_training: bool = False
-    to_one: bool = False
-    registrar: Registrar | None = None
 
     def read(self, pair: Pair) -> Sample:
         """The gray images of a pair, scaled to 0..1, and its text feature.
 
         Raises:
-            UserError: a file is missing or unreadable, or the images differ in size and are not to be resized to one,
-                or cannot be registered.
+            UserError: as `PairReader.gray`, or the text feature is missing or bad.
         """
-        a, b = self.images.gray(pair.image_a), self.images.gray(pair.image_b)
-        if self.to_one:
-            a, b = to_one_size(a, b)
-        require_one_size(a, b, pair.image_a, pair.image_b, "; --resize resizes the smaller one")
-        if self.registrar:
-            a, b = self.registrar.align(pair, a, b)
+        a, b = self.images.gray(pair)
         if self.to_training:
             a, b = to_training_size(a), to_training_size(b)
         a, b = a / np.float32(255), b / np.float32(255)
@@ -173,9 +162,9 @@ def data_process(args: argparse.Namespace) -> None:
     inputs = [file for pair in source.pairs for file in (pair.image_a, pair.image_b, pair.text, pair.feature)]
     require_separate([path, skipped_path], [*inputs, *([args.list] if args.list else [])])
     require_writable(path)
-    images = image_reader(args, pairs, source.task)
+    reader = pair_reader(args, pairs, source.task)
     if args.caption:
-        written = write_captions(pairs, source.task, partial(Captioner, args.caption), images.bgr, bad)
+        written = write_captions(pairs, source.task, partial(Captioner, args.caption), reader.images.bgr, bad)
         pairs = bad.good(pairs)
         drafts = f" ({written[0]}, ...); these are drafts: edit them, and run this again" if written else ""
         print(f"captions: {len(written)} written{drafts}")
@@ -187,12 +176,11 @@ def data_process(args: argparse.Namespace) -> None:
         pairs = bad.good(pairs)
     print(features.prepare(pairs))
     to_training = args.mode == "train" and args.size == "small" and TASKS[source.task].resized
-    registrar = Registrar() if args.register else None
-    reader = SampleReader(images, features, to_training, args.resize, registrar)
-    samples = map_ahead(lambda pair: reader.read_unless_bad(pair, bad), pairs)
+    sample_reader = SampleReader(reader, features, to_training)
+    samples = map_ahead(lambda pair: sample_reader.read_unless_bad(pair, bad), pairs)
     with tqdm(samples, desc=f"{source.dataset} {args.mode}", total=len(pairs), unit="pair") as progress:
         count = write_h5(path, good_samples(progress, path), Provenance(source.task, *features.encoder))
-    for line in [*([registrar.report()] if registrar else []), *images.report()]:
+    for line in reader.report():
         print(line)
     if args.skip_bad and (line := list_skipped(skipped_path, bad.reasons)):
         print(line)

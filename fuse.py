@@ -25,16 +25,16 @@ from tqdm import tqdm
 
 from utils.data.bad_pairs import BadPairs, list_skipped
 from utils.data.color import write_colored
-from utils.data.images import ImageReader, require_one_size, to_one_size, write_png
+from utils.data.images import ImageReader, write_png
 from utils.data.pairs import Pair, left_out, match_folders, pair_of
 from utils.data.provenance import Provenance
-from utils.data.register import Registrar, add_register_option
-from utils.data.sources import add_link_option, add_reading_options, image_reader
+from utils.data.reading import add_reading_options, pair_reader
+from utils.data.sources import add_link_option
 from utils.data.tasks import TASKS
 from utils.evaluation.inference import Job, checkpoint_path, fuse, fuse_unstretched, load_net
 from utils.evaluation.stacks import Stack, find_stacks
 from utils.evaluation.video import Video, find_videos
-from utils.runtime.cli import add_device_options, not_empty, path_type, run_command, text_type
+from utils.runtime.cli import RawHelpFormatter, add_device_options, not_empty, path_type, run_command, text_type
 from utils.runtime.errors import OPTIONAL, UserError, missing
 from utils.runtime.files import is_folder, require_readable, require_separate
 from utils.runtime.processes import use_threads
@@ -51,7 +51,7 @@ PAIRS_ONLY = ("register", "resize", "skip_bad", "strict", "stretch", "percentile
 
 
 def get_args_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RawHelpFormatter)
     add = parser.add_argument
     add("a", type=path_type, metavar="A", help="image A, a folder of images, or a video")
     add("b", type=path_type, nargs="?", metavar="B", help="image B, a folder of images with the same names, or a video")
@@ -77,17 +77,16 @@ def get_args_parser() -> argparse.ArgumentParser:
         type=not_empty,
         metavar="ENCODER",
         default="auto",
-        help="see data_process.py (default: ready features if any exist, else the encoder that the weights were "
-        "trained with, or bert if they do not record it)",
+        help="as for data_process.py, but auto: ready features if any exist, else the encoder that the weights were "
+        "trained with, or bert if they do not record it",
     )
-    add("--task", choices=tuple(TASKS), default="IVF", help="of the pairs and the weights (default: IVF)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="task of the pairs and the weights")
     add("--ckpt_path", type=path_type, help="weights, .pkl or .pth (default: models/<task>.pkl)")
     add("--color", action="store_true", help="also write a colour image: the fused luma with the chroma of the sources")
     add("--skip_bad", action="store_true", help="name bad pairs, leave them out, and list them in <out>/skipped.txt")
     add("--strict", action="store_true", help="an image of a folder without a partner is an error")
     add_reading_options(parser)
     add_link_option(parser)
-    add_register_option(parser)
     add_device_options(parser)
     return parser
 
@@ -123,23 +122,6 @@ def find_jobs(
     if out.suffix.lower() != ".png" or out.is_dir():
         raise UserError(f"{out}: expected the name of a .png file")
     return [Job(pair(a.stem, a, b), out, out.with_name(f"{out.stem}_RGB.png"))]
-
-
-def read_images(
-    pair: Pair, resize: bool, reader: ImageReader, registrar: Registrar | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The gray images of a pair, float32 (H, W) in 0..1.
-
-    Raises:
-        UserError: an image cannot be read, or the sizes differ and `resize` is not set, or they cannot be registered.
-    """
-    a, b = reader.gray(pair.image_a), reader.gray(pair.image_b)
-    if resize:
-        a, b = to_one_size(a, b)
-    require_one_size(a, b, pair.image_a, pair.image_b, "; --resize resizes the smaller one")
-    if registrar:
-        a, b = registrar.align(pair, a, b)
-    return a / np.float32(255), b / np.float32(255)
 
 
 def features_of(
@@ -270,11 +252,62 @@ def fuse_others(others: Sequence[Video | Stack], args: argparse.Namespace, path:
         print("fused: " + " and ".join(map(str, written)))
 
 
-def fuse_files(args: argparse.Namespace) -> None:
-    """Fuse the pairs that the options select.
+def fuse_pairs(args: argparse.Namespace, path: Path) -> None:
+    """Fuse two images, or the pairs of two folders, with the weights at `path`.
 
     Raises:
         UserError: images, text or weights are missing or do not fit.
+    """
+    bad = BadPairs(args.skip_bad)
+    jobs = find_jobs(args.a, args.b, args.out, args.task, args.strict, bad, args.follow_links)
+    skipped_path = jobs[0].gray.parent.parent / "skipped.txt" if args.a.is_dir() else None
+    require_separate(*files_of(jobs, args, path, skipped_path))
+    reader = pair_reader(args, [job.pair for job in jobs], args.task)
+    if len(jobs) == 1:
+        # Fail early: downloading a text encoder may take minutes.
+        reader.gray(jobs[0].pair)
+    checkpoint, trained = read_weights(path, args.task)
+    feature = features_of([job.pair for job in jobs], args, bad, path, trained)
+    jobs = [job for job in jobs if job.pair.name not in bad.reasons]
+    net = ready_net(args, path, checkpoint)
+
+    def read(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        with bad.guard(job.pair.name):
+            return *reader.gray(job.pair), feature(job.pair)
+        return None
+
+    def fused() -> Iterator[tuple[Job, np.ndarray]]:
+        progress = tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1)
+        for job, arrays in zip(progress, map_ahead(read, jobs), strict=True):
+            if arrays is not None:
+                a, b, text = arrays
+                yield job, fuse(net, *(image[None, None] / np.float32(255) for image in (a, b)), text[None])
+
+    def write(result: tuple[Job, np.ndarray]) -> bool:
+        job, gray = result
+        write_png(job.gray, gray)
+        if not args.color:
+            return True
+        pair = job.pair
+        return write_colored(job.rgb, gray, pair.image_a, pair.image_b, args.resize, reader.bgr_of(pair))
+
+    gray_only = sum(not colored for colored in map_ahead(write, fused()))
+    bad.good([job.pair for job in jobs])
+    for line in reader.report():
+        print(line)
+    if args.skip_bad and skipped_path and (line := list_skipped(skipped_path, bad.reasons)):
+        print(line)
+    if gray_only:
+        print(f"no colour in the sources of {gray_only} of {len(jobs)} pairs: their RGB images are gray")
+    written = [jobs[0].gray, jobs[0].rgb] if len(jobs) == 1 else [jobs[0].gray.parent, jobs[0].rgb.parent]
+    print("fused: " + " and ".join(map(str, written[: 2 if args.color else 1])))
+
+
+def fuse_files(args: argparse.Namespace) -> None:
+    """Fuse what the arguments name: pairs of images, stacks or videos.
+
+    Raises:
+        UserError: as `fuse_pairs` and `fuse_others`.
     """
     use_threads(args.threads)
     path = checkpoint_path(args.ckpt_path, args.task)
@@ -285,51 +318,8 @@ def fuse_files(args: argparse.Namespace) -> None:
         fuse_others(others, args, path)
         for line in reader.report():
             print(line)
-        return
-    bad = BadPairs(args.skip_bad)
-    jobs = find_jobs(args.a, args.b, args.out, args.task, args.strict, bad, args.follow_links)
-    skipped_path = jobs[0].gray.parent.parent / "skipped.txt" if args.a.is_dir() else None
-    require_separate(*files_of(jobs, args, path, skipped_path))
-    reader = image_reader(args, [job.pair for job in jobs], args.task)
-    registrar = Registrar() if args.register else None
-    if len(jobs) == 1:
-        # Fail early: downloading a text encoder may take minutes.
-        read_images(jobs[0].pair, args.resize, reader, registrar)
-    checkpoint, trained = read_weights(path, args.task)
-    feature = features_of([job.pair for job in jobs], args, bad, path, trained)
-    jobs = [job for job in jobs if job.pair.name not in bad.reasons]
-    net = ready_net(args, path, checkpoint)
-
-    def read(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        with bad.guard(job.pair.name):
-            return *read_images(job.pair, args.resize, reader, registrar), feature(job.pair)
-        return None
-
-    def fused() -> Iterator[tuple[Job, np.ndarray]]:
-        progress = tqdm(jobs, desc="fuse", unit="pair", disable=len(jobs) == 1)
-        for job, arrays in zip(progress, map_ahead(read, jobs), strict=True):
-            if arrays is not None:
-                a, b, text = arrays
-                yield job, fuse(net, a[None, None], b[None, None], text[None])
-
-    def write(result: tuple[Job, np.ndarray]) -> bool:
-        job, gray = result
-        write_png(job.gray, gray)
-        if not args.color:
-            return True
-        bgr = registrar.reading(job.pair, reader.bgr) if registrar else reader.bgr
-        return write_colored(job.rgb, gray, job.pair.image_a, job.pair.image_b, args.resize, bgr)
-
-    gray_only = sum(not colored for colored in map_ahead(write, fused()))
-    bad.good([job.pair for job in jobs])
-    for line in [*([registrar.report()] if registrar else []), *reader.report()]:
-        print(line)
-    if args.skip_bad and skipped_path and (line := list_skipped(skipped_path, bad.reasons)):
-        print(line)
-    if gray_only:
-        print(f"no colour in the sources of {gray_only} of {len(jobs)} pairs: their RGB images are gray")
-    written = [jobs[0].gray, jobs[0].rgb] if len(jobs) == 1 else [jobs[0].gray.parent, jobs[0].rgb.parent]
-    print("fused: " + " and ".join(map(str, written[: 2 if args.color else 1])))
+    else:
+        fuse_pairs(args, path)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

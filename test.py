@@ -21,7 +21,8 @@ import numpy as np
 from utils.data.bad_pairs import list_skipped
 from utils.data.h5 import H5Dataset
 from utils.data.images import ImageReader, read_bgr, read_gray
-from utils.data.sources import add_pseudocolor_option, add_source_options, find_source, thermal_files
+from utils.data.reading import add_pseudocolor_option, thermal_files
+from utils.data.sources import add_source_options, find_source
 from utils.data.tasks import TASKS
 from utils.evaluation.evaluate import COLUMNS, Values, correlation_line, mean_row
 from utils.evaluation.inference import checkpoint_path, load_net

@@ -30,7 +30,6 @@ from utils.runtime.cli import (
     positive,
     positive_int,
     run_command,
-    stage,
 )
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_writable
@@ -39,7 +38,7 @@ from utils.training.correlation import Correlation, EpochCorrelation
 from utils.training.loss_log import LogLine, eta_text
 from utils.training.resume import Checkpoint, open_run, parse_options
 from utils.training.run_folder import CURVE_NAME, LOG_NAME, RunFolder
-from utils.training.stages import weight_at
+from utils.training.stages import stage, weight_at
 from utils.training.stop import StopRequest
 
 if TYPE_CHECKING:
@@ -74,7 +73,7 @@ def get_args_parser() -> argparse.ArgumentParser:
         help="change --loss_grad_weight during training: 1:1 7:5 15:20 means 1 from epoch 1, 5 from 7, 20 from 15",
     )
     add("--loss_ssim", type=not_negative, default=0, help="weight of the Lp+SSIM losses; at 0 they are only logged")
-    add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
+    add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to; only 32")
     add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
     add(
         "--pretrain",

@@ -89,10 +89,10 @@ def test_one_module_imports_jittor():
 
 
 def test_one_module_starts_programs():
-    """utils.runtime.processes lets them end with their parent. Others may import constants and errors."""
+    """utils.runtime.programs lets them end with their parent. Others may import constants and errors."""
     starts = re.compile(r"subprocess\.(Popen|run|call|check_\w+|get\w+)\(|os\.(system|popen|fork|exec\w+|spawn\w+)\(")
     found = [name for name, path in modules().items() if starts.search(path.read_text("utf-8"))]
-    assert found == ["utils.runtime.processes"]
+    assert found == ["utils.runtime.programs"]
 
 
 def test_tests_mirror_the_rooms():

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 ENGLISH, CHINESE = ROOT / "README.md", ROOT / "README.zh-CN.md"
 READMES = [ENGLISH, CHINESE]
-FOLDERS = ("docs", "VLFDataset", "exp", "log", "images", "models", "net/kernels", "tests/golden", "tests/cuda")
+FOLDERS = ("docs", "VLFDataset", "exp", "log", "images", "models", "net/kernels", "tools", "tests/golden", "tests/cuda")
 PAGES = [*READMES, *(page for folder in FOLDERS for page in sorted(ROOT.glob(f"{folder}/*.md")))]
 # Options of other programs.
 FOREIGN = {"--allow-run-as-root", "--bind-to", "--depth", "--extra-index-url", "--hostfile", "--mca", "--no-deps"}
@@ -106,7 +106,7 @@ def test_the_readmes_have_the_same_tables():
     for table, other in zip(english, chinese, strict=True):
         for row, other_row in zip(table, other, strict=True):
             assert [*map(numbers_and_names, row)] == [*map(numbers_and_names, other_row)]
-    assert len(english) >= 4
+    assert len(english) >= 3
 
 
 def test_the_readmes_have_the_same_links():
@@ -192,6 +192,13 @@ def test_each_relative_link_and_anchor_exists(page):
 def test_each_page_is_in_both_contents(page):
     for readme in READMES:
         assert f"docs/{page.name}" in LINK.findall(text_of(readme))
+
+
+def test_each_tool_is_in_the_list_of_tools():
+    names = {path.stem if path.suffix == ".py" else path.name for path in (ROOT / "tools").glob("*.*")}
+    listed = re.findall(r"^\| `([^`]+)` \|", text_of(ROOT / "tools" / "README.md"), re.MULTILINE)
+    parts = {"gpu_sections", "gpu_page", "sections"}  # of gpu_report
+    assert sorted([*listed, *parts]) == sorted(names - {"__init__", "README.md"})
 
 
 # --- messages

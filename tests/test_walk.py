@@ -19,8 +19,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -33,7 +35,10 @@ from utils.runtime.errors import printable
 from utils.runtime.files import MAX_NAME
 from utils.training.loss_log import LOSSES, LogLine, format_line
 
-torch = pytest.importorskip("torch")
+TORCH = find_spec("torch") is not None
+
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -66,6 +71,9 @@ ROLES = {
 }  # fmt: skip
 # Not walked: they start processes, or are for developers.
 LEFT_OUT = {"tools.gpu_report", "tools.sections", "tools.scaling"}
+if not TORCH:
+    del ROLES["tools.torch_twin"]
+    LEFT_OUT |= {"tools.torch_twin"}
 LEFT_OUT |= {"tools.benchmark", "tools.benchmark_table", "tools.roofline", "tools.architecture"}
 
 
@@ -369,8 +377,9 @@ def stand_ins(monkeypatch) -> Callable[[bool], None]:
         monkeypatch.setattr("fuse.fuse_unstretched", lambda *arrays: fuse(*arrays) / np.float32(255))
         monkeypatch.setattr("tools.release.EncodedText", Features)
         monkeypatch.setattr("tools.make_sample.SAMPLE", importlib.import_module("tools.make_sample").SAMPLE[:1])
-        monkeypatch.setattr("tools.torch_twin.train_step", lambda *_: (0.5, 0.5, 0.5, 0.5))
-        monkeypatch.setattr("tools.torch_twin.TwinNet", twin)
+        if TORCH:
+            monkeypatch.setattr("tools.torch_twin.train_step", lambda *_: (0.5, 0.5, 0.5, 0.5))
+            monkeypatch.setattr("tools.torch_twin.TwinNet", twin)
         if not stop_at_start:
             monkeypatch.setattr("fuse.text_features", lambda *_: Features("stub"))
 
@@ -385,6 +394,8 @@ def stand_ins(monkeypatch) -> Callable[[bool], None]:
 
 def twin(*_: object) -> torch.nn.Module:
     """A network with the parameters of weights.pkl."""
+    import torch
+
     net = torch.nn.Module()
     net.a = torch.nn.Parameter(torch.zeros(2, 3))
     return net
@@ -432,6 +443,8 @@ PLACES = [(command, option) for command, roles in ROLES.items() for option in ro
 def test_a_bad_path_or_name_is_one_line_before_the_work(
     command, option, world, stand_ins, tmp_path, monkeypatch, capsys
 ):
+    if ROLES[command][option] == ENCODER:
+        pytest.importorskip("torch")
     stand_ins(stop_at_start=True)
     monkeypatch.chdir(tmp_path)
     before, problems = snapshot(world), []

@@ -44,7 +44,7 @@ from tqdm import tqdm
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
 from tools import doctor
-from utils.runtime import processes
+from utils.runtime import programs
 from utils.runtime.cli import not_empty, path_type, run_command
 from utils.runtime.cores import usable as usable_cores
 from utils.runtime.cuda import host_compiler
@@ -242,7 +242,7 @@ class Worker:
     def __init__(self, case: str, name: str, size: tuple[int, int], threads: int, root: Path = ROOT) -> None:
         self.case = case
         environment = {"OMP_NUM_THREADS": str(threads)} | CASES[case].contenders[name][2]
-        self.process = processes.start(
+        self.process = programs.start(
             [sys.executable, "-m", "tools.benchmark", "worker", case, name, *map(str, (*size, threads))],
             **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE),
             cwd=root,
@@ -586,7 +586,7 @@ def measured(command: Sequence[str], cores: Sequence[int]) -> tuple[float, float
     """
     before, started = busy_and_total(), time.perf_counter()
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    process = processes.start([sys.executable, *command], cwd=ROOT, **quiet)
+    process = programs.start([sys.executable, *command], cwd=ROOT, **quiet)
     os.sched_setaffinity(process.pid, cores)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)

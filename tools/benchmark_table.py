@@ -18,13 +18,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from tools import markdown
 from tools.benchmark import CASES, OURS
 from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError
-from utils.runtime.files import atomic_path
 
-BEGIN = "<!-- Made by `python -m tools.benchmark_table log/benchmark/*.json --page docs/performance.md`. -->"
-END = "<!-- The end of what it makes. -->"
+COMMAND = "python -m tools.benchmark_table log/benchmark/*.json --page docs/performance.md"
 
 SIMD = {"avx512f": "AVX-512", "avx2": "AVX2", "": "no AVX2"}
 # contender -> its name, and the package whose version belongs to it
@@ -87,28 +86,17 @@ def table(record: Mapping[str, Any]) -> str:
             rows.setdefault(name, [_title(name, versions)]).extend(cells)
     measured = [row for row in rows.values() if {*row[1:]} != {"-"}]
     order = sorted(measured, key=lambda row: float(row[2]) if row[2] != "-" else math.inf)
-    lines = (f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *order))
     about = (
         f"Medians of {len(record['sizes'][0]['contenders'][OURS]['seconds'])} interleaved rounds on {record['date']}, "
         f"commit {record['commit']}, Jittor {versions['jittor']}, g++ {versions['compiler']}. Other programs used "
         f"{record['others']:.0%} of the processor."
     )
-    return "\n".join(lines) + f"\n\n{about}"
+    return f"{markdown.table(heads, order)}\n\n{about}"
 
 
 def _title(name: str, versions: Mapping[str, str]) -> str:
     title, package = TITLES[name]
     return title.format(".".join(versions.get(package, "").split("+")[0].split(".")[:2]))
-
-
-def replaced(page: str, text: str, begin: str = BEGIN) -> str:
-    """The page with `text` between the marks `begin` and `END`.
-
-    Raises:
-        ValueError: it has no marks.
-    """
-    before, rest = page.split(begin)
-    return f"{before}{begin}\n\n{text}\n\n{END}{rest.split(END)[1]}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -118,12 +106,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("files", type=path_type, nargs="+", metavar="FILE.json")
     parser.add_argument("--page", type=path_type, help="replace the tables in this page (default: print them)")
     args = parser.parse_args(argv)
-    text = tables(map(read_record, args.files))
-    if not args.page:
-        print(text)
-        return
-    with atomic_path(args.page) as temporary:
-        temporary.write_text(replaced(args.page.read_text(encoding="utf-8"), text), encoding="utf-8")
+    markdown.show(tables(map(read_record, args.files)), args.page, COMMAND)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from utils.runtime.cli import path_type, run_command
+from utils.runtime.cli import HelpFormatter, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate, write_csv
 from utils.training.loss_curves import SUFFIXES, draw_losses, epoch_means
@@ -27,7 +27,9 @@ Step = tuple[int, int, int]
 
 
 def get_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m tools.compare_loss", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.compare_loss", description=__doc__.splitlines()[0], formatter_class=HelpFormatter
+    )
     add = parser.add_argument
     add("logs", type=path_type, nargs="+", metavar="LOG", help="log.txt of a run; the first is the reference")
     add("--labels", nargs="+", metavar="LABEL", help="names of the runs, one per log (default: the file names)")

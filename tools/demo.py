@@ -13,8 +13,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from utils.runtime import processes
-from utils.runtime.cli import path_type, run_command
+from utils.runtime import cuda, programs
+from utils.runtime.cli import HelpFormatter, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_writable
 
@@ -32,7 +32,7 @@ def run_script(*command: str) -> None:
         UserError: it failed; its message is above.
     """
     print(f"\n$ python {' '.join(command)}", flush=True)
-    if processes.run([sys.executable, *command], cwd=ROOT).returncode:
+    if programs.run([sys.executable, *command], cwd=ROOT).returncode:
         raise UserError(f"{command[0]}: the demo ends here; the lines above say why")
 
 
@@ -57,9 +57,11 @@ def demo(out: Path, device: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m tools.demo", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.demo", description=__doc__.split("\n")[0], formatter_class=HelpFormatter
+    )
     parser.add_argument("--out", type=path_type, default=ROOT / "demo_output", help="folder for all files of the demo")
-    parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="where to train and test")
+    parser.add_argument("--device", choices=cuda.DEVICES, default="auto", help="where to train and test")
     args = parser.parse_args(argv)
     require_writable(args.out / "h5" / f"{TESTED}_test.h5")
     demo(args.out.resolve(), args.device)

@@ -29,8 +29,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from utils.runtime import cores, cuda, processes
-from utils.runtime.cli import run_command
+from utils.runtime import cores, cuda, programs
+from utils.runtime.cli import RawHelpFormatter, run_command
 from utils.runtime.jittor_tree import cache_folder, jittor_home
 
 OK, NOTE, SLOW, FAIL = "ok", "note", "slow", "FAIL"
@@ -56,7 +56,7 @@ Check = Callable[[], Iterator[Finding]]
 def output_of(*command: str | Path) -> str:
     """What a program prints; empty if it is missing or fails."""
     try:
-        done = processes.run(command, capture_output=True, text=True, timeout=60)
+        done = programs.run(command, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""
@@ -230,10 +230,8 @@ def cpu_yardstick() -> Yardstick:
         source, program = Path(folder) / "yardstick.cc", Path(folder) / "yardstick"
         source.write_text(YARDSTICK)
         options = {"check": True, "capture_output": True, "text": True, "timeout": 120}
-        processes.run(
-            [cuda.host_compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options
-        )
-        printed = processes.run([program], env=os.environ | {cores.VARIABLE: str(cores.usable())}, **options).stdout
+        programs.run([cuda.host_compiler(), "-O3", "-march=native", "-fopenmp", "-w", source, "-o", program], **options)
+        printed = programs.run([program], env=os.environ | {cores.VARIABLE: str(cores.usable())}, **options).stdout
     return Yardstick(*map(float, printed.split()[:3]))
 
 
@@ -457,10 +455,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: with 1, FILM cannot run here.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=RawHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print JSON")
-    devices = ("auto", "cpu", "cuda")
-    parser.add_argument("--device", choices=devices, default="auto", help="what to time (default: auto)")
+    parser.add_argument("--device", choices=cuda.DEVICES, default="auto", help="what to time")
     args = parser.parse_args(argv)
     findings = []
     for finding in examine(checks(args.device)):

@@ -41,7 +41,7 @@ from utils.evaluation.evaluate import (
     write_json,
 )
 from utils.evaluation.metrics import format_table
-from utils.runtime.cli import path_type, run_command
+from utils.runtime.cli import RawHelpFormatter, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate
 from utils.training.loss_curves import SUFFIXES
@@ -59,7 +59,7 @@ def method_folder(text: str) -> tuple[str, Path]:
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.evaluate", description=__doc__, formatter_class=RawHelpFormatter
     )
     about = "a method's name for the table, and its folder of fused images"
     parser.add_argument("--fused", type=method_folder, nargs="+", default=[], metavar="NAME=DIR", help=about)
@@ -74,11 +74,11 @@ def get_args_parser() -> argparse.ArgumentParser:
     folders.add_argument("--list", type=path_type, metavar="FILE", help=about)
     folders.add_argument("--strict", action="store_true", help="an image of dir_b without a partner is an error")
     layout = parser.add_argument_group("or sources in the layout of VLFDataset/")
-    layout.add_argument("--task", choices=tuple(TASKS), default="IVF", help="fusion task (default: IVF)")
+    layout.add_argument("--task", choices=tuple(TASKS), default="IVF", help="fusion task")
     layout.add_argument("--dataset", help="data set; with --dir_a only the table's title (default: its parent folder)")
-    layout.add_argument("--mode", choices=MODES, default="test", help="which of its lists (default: test)")
+    layout.add_argument("--mode", choices=MODES, default="test", help="which of its lists")
     root = Path("VLFDataset")
-    layout.add_argument("--root", type=path_type, default=root, metavar="DIR", help="the folder (default: VLFDataset)")
+    layout.add_argument("--root", type=path_type, default=root, metavar="DIR", help="the folder")
     add_link_option(parser)
     output = parser.add_argument_group("output")
     about = "add the row that FILM's authors published for this data set (default: the evaluated one)"

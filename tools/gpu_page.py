@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
+from tools import markdown
 from tools.gpu_sections import COMPILED, EAGER, INFERENCE, JITTOR, TRAINING
 from tools.sections import OK, Row
 
@@ -47,9 +48,8 @@ def ratio(row: Row, ours: Row) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table."""
-    lines = ["| " + " | ".join(cells) + " |" for cells in (head, *rows)]
-    return [lines[0], "|---" * len(head) + "|", *lines[1:], ""]
+    """The lines of a Markdown table, and an empty one."""
+    return [*markdown.table(head, rows).splitlines(), ""]
 
 
 def in_code(text: str) -> str:

@@ -25,7 +25,7 @@ import numpy as np
 from net.shapes import STAGE_SIZE
 from tools.benchmark import random_inputs, timed
 from tools.sections import ROOT, Row, last_line, reason_of
-from utils.runtime import processes
+from utils.runtime import programs
 from utils.runtime.errors import UserError
 
 JITTOR, EAGER, COMPILED = "Jittor", "PyTorch eager", "torch.compile"
@@ -118,7 +118,7 @@ def run_script(*command: str | Path) -> None:
     Raises:
         UserError: it failed; the message ends with the last line that it printed.
     """
-    done = processes.run([sys.executable, *map(str, command)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    done = programs.run([sys.executable, *map(str, command)], cwd=ROOT, stderr=subprocess.PIPE, text=True)
     print(done.stderr, file=sys.stderr)
     if done.returncode:
         raise UserError(f"{command[0 if command[0] != '-m' else 1]}: {last_line(done.stderr)}")

@@ -22,7 +22,7 @@ import numpy as np
 from utils.data.provenance import Provenance
 from utils.data.stored import to_stored
 from utils.data.tasks import TASKS
-from utils.runtime.cli import not_empty, path_type, run_command
+from utils.runtime.cli import RawHelpFormatter, not_empty, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path, require_separate
 from utils.text.cache import EncodedText
@@ -34,13 +34,13 @@ PATHS = ("dataset_path", "pretrain")  # options that mean nothing on another mac
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.release", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.release", description=__doc__, formatter_class=RawHelpFormatter
     )
     add = parser.add_argument
     add(
         "checkpoints", type=path_type, nargs="+", metavar="CHECKPOINT", help="of one run of train.py, the last one last"
     )
-    add("--task", choices=tuple(TASKS), default="IVF", help="the task of the weights (default: IVF)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="the task of the weights")
     add(
         "--text_encoder",
         type=not_empty,
@@ -50,9 +50,7 @@ def get_args_parser() -> argparse.ArgumentParser:
     )
     add("--encoder_name", metavar="NAME", help="its name on the hub, to be recorded if it is loaded from a folder")
     add("--commit", default="", help="the commit of this project that trained the weights")
-    add(
-        "--out", type=path_type, default=Path("models"), metavar="DIR", help="folder of the two files (default: models)"
-    )
+    add("--out", type=path_type, default=Path("models"), metavar="DIR", help="folder of the two files")
     return parser
 
 

@@ -23,18 +23,17 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from net.shapes import STAGE_SIZE, TEXT_SHAPE
-from tools.benchmark_table import replaced
+from tools import markdown
 from utils.runtime import jittor_tree
 from utils.runtime.cli import path_type, run_command
 from utils.runtime.errors import UserError, missing
-from utils.runtime.files import atomic_path
 
-BEGIN = "<!-- Made by `python -m tools.roofline --page docs/gpu.md`. -->"
+COMMAND = "python -m tools.roofline --page docs/gpu.md"
 LAUNCH = 4e-6  # seconds; between 3 and 5 microseconds are usual
 SLOWEST = 10
 
@@ -185,7 +184,7 @@ def tables(cases: Mapping[str, Launches], ours: Sequence[str]) -> str:
         flop = sum(count * launch.flop for launch, count in launches.items()) / 1e9
         times = [1e3 * seconds(launches, gpu, least) for gpu in GPUS for least in (0, LAUNCH)]
         rows.append([title, f"{launches.total():,}", f"{moved:.1f}", f"{flop:,.0f}", *(f"{t:.1f}" for t in times)])
-    return "\n\n".join([_table(heads, rows), *(_slowest(title, cases[title]) for title in ours)])
+    return "\n\n".join([markdown.table(heads, rows), *(_slowest(title, cases[title]) for title in ours)])
 
 
 def _slowest(title: str, launches: Launches) -> str:
@@ -199,11 +198,7 @@ def _slowest(title: str, launches: Launches) -> str:
         [f"`{name}`", str(each.total()), f"{1e3 * seconds(each, gpu):.2f}", f"{seconds(each, gpu) / whole:.0%}"]
         for name, each in order
     ]
-    return _table([f"kernel ({title})", "launches", f"{gpu.name}, ms", "of the whole"], rows)
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, ["---"] * len(heads), *rows))
+    return markdown.table([f"kernel ({title})", "launches", f"{gpu.name}, ms", "of the whole"], rows)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -221,13 +216,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         titles.append(f"{title}, ours")
         cases[titles[-1]] = ours(read_report(report))
         cases[f"{title}, PyTorch eager"] = pytorch_eager(batch, part == "training")
-    text = tables(cases, titles)
-    if not args.page:
-        print(text)
-        return
-    with atomic_path(args.page) as temporary:
-        page = args.page.read_text(encoding="utf-8")
-        temporary.write_text(replaced(page, text, BEGIN), encoding="utf-8")
+    markdown.show(tables(cases, titles), args.page, COMMAND)
 
 
 if __name__ == "__main__":

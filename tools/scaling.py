@@ -28,7 +28,7 @@ from typing import NamedTuple
 
 from net.shapes import STAGE_SIZE
 from tools.benchmark import ROOT, jittor_network, random_inputs
-from utils.runtime import cores, processes
+from utils.runtime import cores, programs
 from utils.runtime.cli import HelpFormatter, positive_int, run_command
 from utils.runtime.cuda import host_compiler
 from utils.runtime.errors import UserError
@@ -160,7 +160,7 @@ def build(folder: Path) -> Path:
     """Compile INTERPOSER."""
     source, library = folder / "scaling.cc", folder / "libscaling.so"
     source.write_text(INTERPOSER)
-    processes.run([host_compiler(), "-O2", "-w", "-fPIC", "-shared", "-fopenmp", source, "-o", library], check=True)
+    programs.run([host_compiler(), "-O2", "-w", "-fPIC", "-shared", "-fopenmp", source, "-o", library], check=True)
     return library
 
 
@@ -206,7 +206,7 @@ def images(library: Path, threads: int, size: Sequence[int], rounds: int) -> lis
     # Passive: a thread that waits takes no processor time.
     environment = {cores.VARIABLE: str(threads), "OMP_WAIT_POLICY": "passive", "LD_PRELOAD": str(library)}
     command = [sys.executable, "-m", "tools.scaling", "--worker", *map(str, (*size, rounds))]
-    done = processes.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
+    done = programs.run(command, cwd=ROOT, env=os.environ | environment, capture_output=True, text=True)
     if done.returncode:
         raise UserError(f"{threads} threads: {(done.stderr.strip().splitlines() or ['failed'])[-1][:200]}")
     return [Image(*json.loads(line)) for line in done.stdout.splitlines() if line.startswith("[")]

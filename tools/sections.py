@@ -21,7 +21,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from utils.runtime import processes
+from utils.runtime import programs
 from utils.runtime.errors import OPTIONAL, missing
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def run_section(section: Section, limit: float, folder: Path) -> Result:
     where = (section.function.__module__, section.function.__qualname__, json.dumps(dict(section.options)))
     started = time.monotonic()
     with log.open("w") as output:
-        process = processes.start(
+        process = programs.start(
             [sys.executable, "-m", "tools.sections", str(rows_file), *where],
             **{"cwd": ROOT, "stdin": subprocess.DEVNULL, "stdout": output, "stderr": subprocess.STDOUT},
             start_new_session=True,  # a group of its own, so that the processes that it starts can be ended with it

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from net.shapes import TEXT_SHAPE
 from utils.data.h5 import GROUPS, Sample, write_h5
-from utils.runtime import processes
+from utils.runtime import programs
 from utils.runtime.cli import HelpFormatter, run_command
 from utils.runtime.errors import UserError
 from utils.training.loss_log import parse_lines
@@ -81,7 +81,7 @@ def watch(command: Sequence[str | Path], done: Callable[[], int], total: int, la
     options = {"cwd": ROOT, "env": os.environ | FIXED_THRESHOLD}
     with (
         tempfile.TemporaryFile("w+") as output,
-        processes.running([sys.executable, *command], stdout=output, stderr=output, **options) as process,
+        programs.running([sys.executable, *command], stdout=output, stderr=output, **options) as process,
         tqdm(total=total, desc=label) as bar,
     ):
         while process.poll() is None:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm import tqdm
 
-from utils.data.h5 import H5Dataset
+from utils.data.h5 import H5Dataset, Sample
 from utils.data.stored import from_stored
 from utils.data.tasks import TASKS
 from utils.evaluation.contact_sheet import PageRow, difference_panel, draw_contact_sheet
@@ -29,7 +30,7 @@ from utils.evaluation.evaluate import measure
 from utils.evaluation.inference import checkpoint_path, fuse, load_net
 from utils.evaluation.metrics import TABLE_METRICS, format_table
 from utils.evaluation.stream import gray_values
-from utils.runtime.cli import add_device_options, path_type, run_command
+from utils.runtime.cli import RawHelpFormatter, add_device_options, path_type, run_command
 from utils.runtime.errors import UserError
 from utils.runtime.files import require_separate, write_text
 from utils.runtime.processes import use_threads
@@ -45,12 +46,12 @@ PAIRS_DRAWN = 4
 
 def get_args_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m tools.text_effect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tools.text_effect", description=__doc__, formatter_class=RawHelpFormatter
     )
     add = parser.add_argument
     add("--h5", type=path_type, required=True, metavar="FILE", help="test pairs, from data_process.py")
     add("--ckpt_path", type=path_type, help="weights (default: those that ship)")
-    add("--task", choices=tuple(TASKS), default="IVF", help="selects the default weights (default: IVF)")
+    add("--task", choices=tuple(TASKS), default="IVF", help="selects the default weights")
     add(
         "--neutral",
         type=path_type,
@@ -130,6 +131,65 @@ def texts_of(dataset: H5Dataset, neutral: Path | None) -> dict[str, Callable[[in
     return texts
 
 
+class Comparison:
+    """What the texts change, over the pairs that were added.
+
+    Attributes:
+        rows: the pairs that change most, as (largest mean difference, row of the page).
+    """
+
+    def __init__(self, net: Net) -> None:
+        self._net, self._probes = net, probes(net)
+        self._metrics: dict[str, list[list[float]]] = defaultdict(list)  # by text
+        self._differences: dict[str, list[tuple[float, int]]] = defaultdict(list)  # by text: mean and largest
+        self._shares: dict[str, list[float]] = defaultdict(list)  # by branch
+        self._distances: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))  # by branch, text
+        self.rows: list[tuple[float, PageRow]] = []
+
+    def add(self, sample: Sample, features: Mapping[str, np.ndarray]) -> None:
+        """Fuse a pair with each of `features`, (149, 768) by the name of the text; `OWN` is the first."""
+        sources = [gray_values(image) for image in (sample.image_a, sample.image_b)]
+        pictures = {"A": sources[0], "B": sources[1]}
+        own_guidance = {}
+        for text, feature in features.items():
+            fused = fuse(self._net, sample.image_a[None], sample.image_b[None], feature[None])
+            values = measure(sample.name, fused, *sources)
+            self._metrics[text].append([values[metric] for metric in TABLE_METRICS])
+            if text == OWN:
+                own_guidance = {name: probe.guidance for name, probe in self._probes.items()}
+                for name, probe in self._probes.items():
+                    self._shares[name].append(probe.guided / probe.features)
+                pictures["fused"] = fused
+                continue
+            change = np.abs(fused.astype(int) - pictures["fused"])
+            self._differences[text].append((float(change.mean()), int(change.max())))
+            for name, probe in self._probes.items():
+                self._distances[name][text].append(float(np.abs(probe.guidance - own_guidance[name]).sum()))
+            title, panel = difference_panel(change, text)
+            pictures[title] = panel
+        largest = max(pairs[-1][0] for pairs in self._differences.values())
+        self.rows.append((largest, PageRow(sample.name, pictures, {"largest mean difference": largest})))
+        self.rows = sorted(self.rows, key=lambda row: -row[0])[:PAIRS_DRAWN]
+
+    def summary(self) -> dict:
+        """The means over the pairs, and the largest difference: what <out>.json holds."""
+        return {
+            "metrics": {
+                text: dict(zip(TABLE_METRICS, np.mean(values, 0), strict=True))
+                for text, values in self._metrics.items()
+            },
+            "difference in gray levels": {
+                text: {"mean": float(np.mean([mean for mean, _ in pairs])), "largest": max(peak for _, peak in pairs)}
+                for text, pairs in self._differences.items()
+            },
+            "rms(g) / rms(f)": {name: float(np.mean(values)) for name, values in self._shares.items()},
+            "L1 distance of the guidance": {
+                name: {text: float(np.mean(values)) for text, values in of_texts.items()}
+                for name, of_texts in self._distances.items()
+            },
+        }
+
+
 def compare_texts(args: argparse.Namespace) -> None:
     """Fuse, measure, print and draw as the options say.
 
@@ -146,55 +206,15 @@ def compare_texts(args: argparse.Namespace) -> None:
         from utils.runtime.jittor_env import use_device
 
         print(use_device(args.device, args.tf32))
-        net = load_net(path, checkpoint)
-        probed = probes(net)
-        metrics: dict[str, list[list[float]]] = {text: [] for text in texts}
-        differences: dict[str, list[tuple[float, int]]] = {text: [] for text in texts if text != OWN}
-        turns: dict[str, dict[str, list[float]]] = {name: {text: [] for text in differences} for name in probed}
-        shares: dict[str, list[float]] = {name: [] for name in probed}
-        rows: list[tuple[int, PageRow]] = []
+        comparison = Comparison(load_net(path, checkpoint))
         for index in tqdm(range(len(dataset)), desc="fuse", unit="pair"):
-            sample = dataset[index]
-            sources = [gray_values(image) for image in (sample.image_a, sample.image_b)]
-            pictures = {"A": sources[0], "B": sources[1]}
-            own_guidance = {}
-            for text, feature in texts.items():
-                fused = fuse(net, sample.image_a[None], sample.image_b[None], feature(index)[None])
-                values = measure(sample.name, fused, *sources)
-                metrics[text].append([values[metric] for metric in TABLE_METRICS])
-                if text == OWN:
-                    own_guidance = {name: probe.guidance for name, probe in probed.items()}
-                    for name, probe in probed.items():
-                        shares[name].append(probe.guided / probe.features)
-                    pictures["fused"] = fused
-                    continue
-                change = np.abs(fused.astype(int) - pictures["fused"])
-                differences[text].append((float(change.mean()), int(change.max())))
-                for name, probe in probed.items():
-                    turns[name][text].append(float(np.abs(probe.guidance - own_guidance[name]).sum()))
-                title, panel = difference_panel(change, text)
-                pictures[title] = panel
-            largest = max(pair[-1][0] for pair in differences.values())
-            rows.append((largest, PageRow(sample.name, pictures, {"largest mean difference": largest})))
-            rows = sorted(rows, key=lambda row: -row[0])[:PAIRS_DRAWN]
+            comparison.add(dataset[index], {text: feature(index) for text, feature in texts.items()})
 
-    means = {text: dict(zip(TABLE_METRICS, np.mean(values, 0), strict=True)) for text, values in metrics.items()}
-    print(format_table(args.h5.stem, means))
-    summary = {
-        "metrics": means,
-        "difference in gray levels": {
-            text: {"mean": float(np.mean([mean for mean, _ in pairs])), "largest": max(peak for _, peak in pairs)}
-            for text, pairs in differences.items()
-        },
-        "rms(g) / rms(f)": {name: float(np.mean(values)) for name, values in shares.items()},
-        "L1 distance of the guidance": {
-            name: {text: float(np.mean(values)) for text, values in of_texts.items()}
-            for name, of_texts in turns.items()
-        },
-    }
+    summary = comparison.summary()
+    print(format_table(args.h5.stem, summary["metrics"]))
     print_summary(summary)
     write_text(numbers, json.dumps(summary, indent=2) + "\n")
-    draw_contact_sheet([row for _, row in rows], f"Effect of the text, {path.name}", page)
+    draw_contact_sheet([row for _, row in comparison.rows], f"Effect of the text, {path.name}", page)
     print(f"numbers: {numbers}; pictures: {page}")
 
 

@@ -30,16 +30,19 @@ from net.shapes import STAGE_SIZE
 from tools.torch_film import HEADS, TwinNet, fusion_loss, keep_freed_memory, lp_ssim_loss
 from utils.data.h5 import H5Dataset
 from utils.data.loader import Augmentation, Loader
-from utils.runtime.cli import not_negative, path_type, positive_int, run_command, stage
+from utils.runtime import cuda
+from utils.runtime.cli import HelpFormatter, not_negative, path_type, positive_int, run_command
 from utils.runtime.files import atomic_path, naming, require_separate
 from utils.training.checkpoint import PREFIX, read_weights
 from utils.training.loss_log import LogLine, eta_text, format_line, format_total_time
-from utils.training.stages import weight_at
+from utils.training.stages import stage, weight_at
 
 
 def get_parser() -> argparse.ArgumentParser:
     """The command line; its defaults are those of the official script."""
-    parser = argparse.ArgumentParser(prog="python -m tools.torch_twin", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.torch_twin", description=__doc__.splitlines()[0], formatter_class=HelpFormatter
+    )
     add = parser.add_argument
     add("--dataset_path", type=path_type, default=Path("VLFDataset_h5/MSRS_train.h5"), help="training H5")
     add("--log", type=path_type, required=True, help="log file; an existing one is replaced")
@@ -60,7 +63,7 @@ def get_parser() -> argparse.ArgumentParser:
     add("--flip", action="store_true", help="mirror each pair left to right with probability 1/2")
     add("--i2t_dim", type=positive_int, default=32, help="channels of the image features that text attends to")
     add("--hidden_dim", type=positive_int, default=256, help="width of text tokens inside the network")
-    add("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if available")
+    add("--device", choices=cuda.DEVICES, default="auto", help="auto: a GPU if available")
     add("--threads", type=positive_int, help="CPU threads (default: PyTorch's choice)")
     return parser
 

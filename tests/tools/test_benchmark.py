@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tools import benchmark, benchmark_table
+from tools import benchmark, benchmark_table, markdown
 from utils.runtime.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,7 +80,9 @@ def test_the_page_is_up_to_date():
     files = sorted((ROOT / "log" / "benchmark").glob("*.json"))
     assert files
     made = benchmark_table.tables(map(benchmark_table.read_record, files))
-    assert page == benchmark_table.replaced(page, made), "run the command that is named above the tables"
+    assert page == markdown.replaced(page, made, benchmark_table.COMMAND), (
+        "run the command that is named above the tables"
+    )
 
 
 def test_the_benchmark_records_what_a_table_needs(monkeypatch, tmp_path, capsys):

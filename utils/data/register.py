@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,16 +25,6 @@ REGISTERED_SHARE = 0.85
 LEVELS = ((320, 4.0, 0.5, 0.06), (640, 0.45, 0.15, 0.01))
 # Scale of the gradients, in pixels of a level.
 SIGMA = 1.0
-
-
-def add_register_option(parser: argparse.ArgumentParser) -> None:
-    """Add --register, which asks for a `Registrar`."""
-    parser.add_argument(
-        "--register",
-        action="store_true",
-        help="rotate and shift image B onto image A, and crop both to their common area; a pair that "
-        "does not fit is refused",
-    )
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import argparse
 import posixpath
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from utils.data import palette
 from utils.data.bad_pairs import BadPairs
-from utils.data.images import ImageReader
 from utils.data.layouts import SPLITS, Candidate, Found, detect
 from utils.data.pairs import (
     Pair,
@@ -73,68 +70,6 @@ def add_link_option(parser: argparse.ArgumentParser) -> None:
         help="read images, texts and features also through links out of their folder, as in the cache of the Hugging "
         "Face hub; only for data that you trust",
     )
-
-
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of `image_reader`, and --resize."""
-    add = parser.add_argument
-    add(
-        "--stretch",
-        action="store_true",
-        help="scale values that are not 8-bit, such as temperatures: the lowest and highest of all images A become 0 "
-        "and 255, and those of all images B (default: the upper 8 bits of 16, as the official code reads them)",
-    )
-    add(
-        "--percentiles",
-        type=percentile,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="stretch each image by itself, between these two percentiles, such as 1 99",
-    )
-    add("--resize", action="store_true", help="resize the smaller image of a pair to the size of the larger")
-    add_pseudocolor_option(parser)
-
-
-def add_pseudocolor_option(parser: argparse.ArgumentParser) -> None:
-    """Add --pseudocolor, for image A of IVF."""
-    parser.add_argument(
-        "--pseudocolor",
-        choices=palette.CHOICES,
-        default=palette.AUTO,
-        metavar="PALETTE",
-        help="read a coloured infrared image as the gray values that its false colours stand for, without its chroma; "
-        "auto: if its palette is recognized; off: as the official code does; luma: an unknown palette, read by its "
-        f"luma; or its palette: {', '.join(palette.PALETTES)}",
-    )
-
-
-def thermal_files(task: str, files: Iterable[Path]) -> list[Path]:
-    """The images A that may have false colours: `files` if they are from a thermal camera, else none."""
-    return list(files) if TASKS[task].thermal else []
-
-
-def percentile(text: str) -> float:
-    """A number in 0..100."""
-    value = float(text)
-    if not 0 <= value <= 100:
-        raise argparse.ArgumentTypeError(f"{text}: must be in 0..100")
-    return value
-
-
-def image_reader(args: argparse.Namespace, pairs: Sequence[Pair], task: str) -> ImageReader:
-    """The reader that the options of `add_reading_options` ask for; with --stretch, the ranges of `pairs` are printed.
-
-    Raises:
-        UserError: --percentiles are in the wrong order.
-    """
-    if args.percentiles and args.percentiles[0] >= args.percentiles[1]:
-        raise UserError("--percentiles: expected the lower one first")
-    thermal = thermal_files(task, (pair.image_a for pair in pairs))
-    reader = ImageReader(args.stretch, args.percentiles, thermal, args.pseudocolor)
-    for side in "ab":
-        if line := reader.measure([getattr(pair, f"image_{side}") for pair in pairs], f"image {side.upper()}"):
-            print(line)
-    return reader
 
 
 def find_source(args: argparse.Namespace, mode: str, bad: BadPairs | None = None) -> Selection:

@@ -97,8 +97,12 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Help that shows the default of each option that has one, except of flags."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        shown = action.default not in (None, []) and action.default is not False
+        shown = action.default not in (None, "", []) and action.default is not False
         return super()._get_help_string(action) if shown else action.help
+
+
+class RawHelpFormatter(HelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """The same, with the line breaks of the description."""
 
 
 def positive_int(text: str) -> int:
@@ -117,14 +121,6 @@ def positive(text: str) -> float:
 def not_negative(text: str) -> float:
     """A finite number, at least 0."""
     return _at_least(float(text), 0)
-
-
-def stage(text: str) -> str:
-    """``EPOCH:WEIGHT``: the weight (at least 0) that applies from this epoch (at least 1)."""
-    epoch, weight = text.split(":")
-    positive_int(epoch)
-    not_negative(weight)
-    return text
 
 
 def not_empty(text: str) -> str:
@@ -176,7 +172,7 @@ def add_device_options(parser: argparse.ArgumentParser) -> None:
     add_threads_option(parser)
     parser.add_argument(
         "--device",
-        choices=("auto", "cpu", "cuda"),
+        choices=cuda.DEVICES,
         default="auto",
         help="where to compute; auto: a working GPU, else the CPU; a line says why",
     )

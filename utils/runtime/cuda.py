@@ -18,9 +18,11 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from utils.runtime import processes
+from utils.runtime import programs
 
 Version = tuple[int, int]
+
+DEVICES = ("auto", "cpu", "cuda")  # the choices of --device
 
 # What Jittor 1.3.11 requires when it starts with CUDA (jittor/compile_extern.py; cuDNN, cuFFT and cuSPARSE only
 # without conv_opt=1): library -> (its header, the wheel that contains both).
@@ -200,7 +202,7 @@ def find_nvcc() -> Path | None:
 
 def _nvcc_output(nvcc: Path, *options: str) -> str:
     try:
-        done = processes.run([nvcc, *options], capture_output=True, text=True, timeout=60)
+        done = programs.run([nvcc, *options], capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout + done.stderr if done.returncode == 0 else ""
@@ -229,7 +231,7 @@ def compiler_refused(nvcc: Path) -> str:
     """
     preprocess = [nvcc, "-ccbin", host_compiler(), "-E", "-x", "cu", os.devnull]
     try:
-        done = processes.run(preprocess, capture_output=True, text=True, timeout=60)
+        done = programs.run(preprocess, capture_output=True, text=True, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return ""
     found = re.search(r"unsupported \w+ version! ([^!]+)!", done.stderr)

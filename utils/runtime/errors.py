@@ -70,7 +70,7 @@ def missing(package: str) -> str:
     """What to do about an `OPTIONAL` package that is not installed."""
     return (
         f"{package}: not installed; text encoders, the PyTorch twin, .pth and ONNX export need it: "
-        f'pip install {package} (CPU build of torch: see "PyTorch" in the README)'
+        f'pip install {package} (CPU build of torch: see "PyTorch" in docs/install.md)'
     )
 
 

@@ -17,7 +17,6 @@ import shutil
 import signal
 import sys
 import sysconfig
-import tempfile
 import threading
 import warnings
 from collections.abc import Callable
@@ -26,66 +25,17 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from utils.runtime import cores, cuda, jittor_switches, jittor_tree, processes, signals
+from utils.runtime import cores, cuda, jittor_switches, jittor_tree, onednn, processes, programs, signals
 from utils.runtime.errors import UserError
 from utils.runtime.files import atomic_path
 
 ROOT = Path(__file__).resolve().parents[2]
-DEVICES = ("auto", "cpu", "cuda")
 SWITCH_SECONDS = 0.1
 
 # Below Jittor's home: the CUDA toolkit as Jittor expects it, and whether it worked.
 CUDA_FOLDER = Path(".cache/jittor/film_cuda")
 # Set for the process that tries CUDA: it uses what was found without a further check.
 TRUST = "FILM_TRUST_CUDA"
-
-# The folder in which Jittor 1.3.11 looks for oneDNN before it downloads one (jittor/compile_extern.py, install_mkl).
-ONEDNN_FOLDER = "dnnl_lnx_2.2.0_cpu_gomp"
-# link in that folder -> (wheel, the file in it to link to; for `include`, the folder of that file)
-ONEDNN_PARTS = {
-    "include": ("onednn-devel-cpu-gomp", "dnnl.hpp"),
-    "lib/libmkldnn.so": ("onednn-cpu-gomp", "libdnnl.so.2"),
-    "lib/libdnnl.so.2": ("onednn-cpu-gomp", "libdnnl.so.2"),
-}
-
-
-def link_onednn(home: Path) -> None:
-    """Link the oneDNN of this environment's wheels into the folder in which Jittor looks before it downloads one.
-
-    Valid links stay. A link whose target is gone (a deleted environment) is replaced. Each link is renamed into place,
-    so several processes can start at the same time. Without the wheels, which exist for Linux on x86-64, nothing is
-    done and Jittor downloads its own.
-
-    Args:
-        home: Jittor's home.
-    """
-    folder = home / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
-    for name, (package, marker) in ONEDNN_PARTS.items():
-        link = folder / name
-        if link.exists():
-            continue
-        target = _file_of(package, marker)
-        if target is None:
-            return
-        if name == "include":
-            target = target.parent
-        link.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mktemp(prefix=".link", dir=link.parent))
-        temporary.symlink_to(target)
-        temporary.replace(link)
-
-
-def _file_of(package: str, name: str) -> Path | None:
-    """The path of the file `name` in the installed `package`; None if it has no such file."""
-    try:
-        files = importlib.metadata.files(package) or []
-    except importlib.metadata.PackageNotFoundError:
-        return None
-    for file in files:
-        path = Path(file.locate()).resolve()
-        if file.name == name and path.is_file():
-            return path
-    return None
 
 
 def _check_compiler() -> None:
@@ -147,7 +97,7 @@ def _bring_up(machine: cuda.Cuda | None) -> ModuleType:
         # Jittor would note $JITTOR_HOME as the default of all later starts.
         home = jittor_tree.jittor_home().absolute()
         jittor_utils._jittor_home = str(home)
-        link_onednn(home)
+        onednn.link(home)
         os.environ.update(cuda.environment(machine, home / CUDA_FOLDER) if machine else {"nvcc_path": ""})
         with warnings.catch_warnings():
             # Python 3.12 and later warn about escapes such as "\s" in its docstrings.
@@ -222,7 +172,7 @@ def try_gpu(machine: cuda.Cuda) -> str | None:
     It has to be another process, because Jittor ends the process on failure, and cannot be imported twice.
     """
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("OMPI_", "PMIX_", "PMI_"))}
-    done = processes.run(
+    done = programs.run(
         [sys.executable, "-c", _TRIAL], cwd=ROOT, env=inherited | {TRUST: "1"}, capture_output=True, text=True
     )
     if done.returncode == 0:
@@ -276,8 +226,8 @@ def use_device(name: str, tf32: bool = False) -> str:
     Raises:
         UserError: `name` is unknown, or 'cuda' is unavailable here.
     """
-    if name not in DEVICES:
-        raise UserError(f"device {name!r}: expected one of {', '.join(DEVICES)}")
+    if name not in cuda.DEVICES:
+        raise UserError(f"device {name!r}: expected one of {', '.join(cuda.DEVICES)}")
     if name == "cuda" and CUDA_PROBLEM:
         raise UserError(f"--device cuda: no CUDA here ({CUDA_PROBLEM}); use --device cpu or auto")
     _set_device(name != "cpu" and CUDA_PROBLEM is None, tf32)

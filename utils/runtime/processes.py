@@ -2,33 +2,24 @@
 
 Only process 0 prints and writes files. Without mpirun there is one process. Messages between processes are in
 `utils.runtime.collective`; this module imports only the standard library.
-
-It also starts other programs (`run`, `start`, `running`), which end when this process ends.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from utils.runtime import cores
 from utils.runtime.errors import UserError
 
 # A failed process other than 0 waits this long before it prints: usually process 0 reports the same error first.
 PRECEDENCE_SECONDS = 2.0
-# A program that is asked to end (SIGTERM) is killed after this time.
-PATIENCE_SECONDS = 10.0
-PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def _number(name: str, default: int) -> int:
@@ -170,40 +161,3 @@ def leave(code: int, message: str, by_agreement: bool = False) -> int:
     print(message, file=sys.__stderr__, flush=True)
     sys.stdout.flush()
     os._exit(code)
-
-
-def _ends_with(parent: int) -> Callable[[], None]:
-    """A function for a new child process of `parent`: the child gets SIGTERM when its parent ends, also by SIGKILL."""
-    prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
-
-    def prepare_child() -> None:
-        if prctl:
-            prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-            if os.getppid() != parent:  # it has ended already
-                os._exit(1)
-
-    return prepare_child
-
-
-def run(command: Sequence[str | Path], **options: Any) -> subprocess.CompletedProcess[str]:
-    """`subprocess.run`, for a program that ends with this process."""
-    return subprocess.run(command, preexec_fn=_ends_with(os.getpid()), **options)
-
-
-def start(command: Sequence[str | Path], **options: Any) -> subprocess.Popen[str]:
-    """`subprocess.Popen`, for a program that ends with this process."""
-    return subprocess.Popen(command, preexec_fn=_ends_with(os.getpid()), **options)
-
-
-@contextmanager
-def running(command: Sequence[str | Path], **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """`start`, for a program that ends with the ``with`` block at the latest."""
-    with start(command, **options) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()

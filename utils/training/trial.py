@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from net.Film import Net
+from net.shapes import TEXT_SHAPE
 from utils.runtime.jittor_env import compute_on_gpu, jt
 from utils.training.losses import fusion_loss, lp_ssim
 from utils.training.optim import Adam
 
 SIZE = (1, 1, 32, 32)
-TOKENS = 8
+TOKENS = 8  # enough for a trial; a text feature has 149
 
 
 def try_the_gpu() -> None:
@@ -34,7 +35,7 @@ def step() -> None:
     a, b = (jt.array(rng.random(SIZE, dtype=np.float32)) for _ in "ab")
     net = Net()
     parameters = dict(net.named_parameters())
-    fused = net(a, b, jt.array(rng.standard_normal((1, TOKENS, 768), dtype=np.float32)))
+    fused = net(a, b, jt.array(rng.standard_normal((1, TOKENS, TEXT_SHAPE[1]), dtype=np.float32)))
     loss = fusion_loss(a, b, fused).total + lp_ssim(a, fused).total
     Adam(parameters, 1e-4).step(loss)
     for name, value in {"loss": loss, **parameters}.items():

@@ -12,7 +12,7 @@ from utils.data.color import write_colored
 from utils.data.images import ImageReader, read_gray, write_png
 from utils.data.pairs import pair_of
 from utils.data.palette import LUMA, OFF, PALETTES, colors, recognize, to_gray
-from utils.data.sources import add_reading_options, image_reader
+from utils.data.reading import add_reading_options, pair_reader
 from utils.data.tasks import TASKS
 
 
@@ -116,7 +116,7 @@ def test_only_image_a_of_ivf_is_looked_at(tmp_path, task):
     parser = argparse.ArgumentParser()
     add_reading_options(parser)
     pair = pair_of("x", a, b, tmp_path, task, "Set", (tmp_path,))
-    reader = image_reader(parser.parse_args([]), [pair], task)
+    reader = pair_reader(parser.parse_args([]), [pair], task).images
     assert np.array_equal(reader.gray(b), read_gray(b))
     assert np.array_equal(reader.gray(a), thermal() if task == "IVF" else read_gray(a))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import signal
 import subprocess
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from utils.runtime import processes
-from utils.runtime.cli import run_command, stage
+from utils.runtime.cli import run_command
 from utils.runtime.errors import Stopped, UserError
 
 
@@ -100,9 +99,3 @@ def test_odd_numbers_of_processes_have_no_effect(text, monkeypatch):
     for name in ("SIZE", "RANK", "LOCAL_SIZE", "LOCAL_RANK"):
         monkeypatch.setenv(f"OMPI_COMM_WORLD_{name}", text)
     assert (processes.count(), processes.rank(), processes.local_count(), processes.local_rank()) == (1, 0, 1, 0)
-
-
-@pytest.mark.parametrize("text", ["0:1", "1", "1:-2", "a:1", "1:nan", "1:2:3"])
-def test_a_stage_is_an_epoch_and_a_weight(text):
-    with pytest.raises((ValueError, argparse.ArgumentTypeError)):
-        stage(text)

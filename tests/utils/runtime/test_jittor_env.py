@@ -1,4 +1,4 @@
-"""Bring-up: oneDNN links, devices, and the machines on which a plain `import jittor` dies."""
+"""Bring-up: devices, and the machines on which a plain `import jittor` dies."""
 
 from __future__ import annotations
 
@@ -15,18 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from utils.runtime import jittor_env
 from utils.runtime.errors import UserError
-from utils.runtime.jittor_env import ONEDNN_FOLDER, ONEDNN_PARTS, jt, link_onednn, use_device
+from utils.runtime.jittor_env import jt, use_device
 
 ROOT = Path(__file__).resolve().parents[3]
-needs_wheels = pytest.mark.skipif(
-    jittor_env._file_of("onednn-cpu-gomp", "libdnnl.so.2") is None, reason="no oneDNN wheels for this platform"
-)
-
-
-def folder(home: Path) -> Path:
-    return home / ".cache" / "jittor" / "mkl" / ONEDNN_FOLDER
 
 
 def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -38,32 +30,6 @@ def run_python(code: str, **environment: str) -> subprocess.CompletedProcess[str
         text=True,
         timeout=300,
     )
-
-
-@needs_wheels
-def test_links_are_made_where_jittor_looks(tmp_path):
-    link_onednn(tmp_path)
-    assert all((folder(tmp_path) / name).exists() for name in ONEDNN_PARTS)
-    assert (folder(tmp_path) / "include" / "dnnl.hpp").is_file()
-    assert sorted(p.name for p in folder(tmp_path).rglob(".link*")) == []
-
-
-@needs_wheels
-def test_a_good_set_up_is_left_alone_and_a_stale_link_mended(tmp_path):
-    library = folder(tmp_path) / "lib" / "libmkldnn.so"
-    library.parent.mkdir(parents=True)
-    library.write_bytes(b"somebody's own")
-    stale = folder(tmp_path) / "lib" / "libdnnl.so.2"
-    stale.symlink_to(tmp_path / "deleted" / "libdnnl.so.2")
-    link_onednn(tmp_path)
-    assert library.read_bytes() == b"somebody's own"
-    assert stale.exists()
-
-
-def test_without_the_wheels_nothing_is_touched(tmp_path, monkeypatch):
-    monkeypatch.setattr(jittor_env, "_file_of", lambda package, name: None)
-    link_onednn(tmp_path)
-    assert not folder(tmp_path).exists()
 
 
 def test_convolution_and_matrix_product_run():

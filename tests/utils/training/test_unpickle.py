@@ -28,8 +28,6 @@ import pytest
 from utils.runtime.errors import UserError
 from utils.training.checkpoint import JITTOR_MARK, read_checkpoint
 
-torch = pytest.importorskip("torch")
-
 ROOT = Path(__file__).resolve().parents[3]
 ARRAY = np.arange(120, dtype=np.float32).reshape(8, 15)
 CANARY = "canary"
@@ -52,12 +50,10 @@ def archive(body: bytes, **values: bytes) -> bytes:
 
 
 def legacy(body: bytes) -> bytes:
-    """A pickle as `torch.save` wrote it before version 1.6."""
-    target = io.BytesIO()
-    torch.save({}, target, _use_new_zipfile_serialization=False)
-    head = target.getvalue()
-    start = head.rindex(pickle.dumps({}, 2))
-    return head[:start] + body + head[start + len(pickle.dumps({}, 2)) :]
+    """A pickle as `torch.save` wrote it before version 1.6: after three others, and before the keys of the storages."""
+    system = {"protocol_version": 1001, "little_endian": True, "type_sizes": {"short": 2, "int": 4, "long": 4}}
+    head = (0x1950A86A20F9469CFC6C, 1001, system)
+    return b"".join(pickle.dumps(each, 2) for each in head) + body + pickle.dumps([], 2)
 
 
 FORMS = {"plain.pkl": bytes, "sealed.pkl": sealed, "zip.pth": archive, "legacy.pth": legacy}
@@ -461,6 +457,7 @@ def test_no_file_takes_more_than_2_gb_or_10_s(tmp_path):
 
 
 def torch_file(legacy_form: bool) -> bytes:
+    torch = pytest.importorskip("torch")
     target = io.BytesIO()
     model = OrderedDict({"module.a": torch.from_numpy(ARRAY), "module.b": torch.ones(3, 2).T})
     torch.save({"model": model, "epoch": 3}, target, _use_new_zipfile_serialization=not legacy_form)
@@ -507,6 +504,7 @@ def test_a_changed_byte_in_the_values_is_found(tmp_path, name):
     "kind", ["float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool"]
 )
 def test_tensors_of_all_types_are_read(tmp_path, kind, legacy_form):
+    torch = pytest.importorskip("torch")
     tensors = {"a": torch.arange(24).reshape(2, 3, 4).to(getattr(torch, kind)), "scalar": torch.tensor(1)}
     tensors |= {"turned": tensors["a"].permute(2, 0, 1), "part": tensors["a"][1, 1:], "empty": tensors["a"][:0]}
     tensors["parameter"] = torch.nn.Parameter(tensors["a"].float())

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from utils.runtime import processes
+from utils.runtime import programs
 
 ROOT = Path(__file__).resolve().parents[3]
 # Each starts a program that sleeps, prints its process id and waits.
 PARENTS = {
-    "start": "from utils.runtime import processes; p = processes.start(SLEEP); print(p.pid, flush=True); p.wait()",
-    "run": "from utils.runtime import processes;"
-    "processes.run([*SLEEP[:2], 'import os; print(os.getpid(), flush=True);' + SLEEP[2]])",
+    "start": "from utils.runtime import programs; p = programs.start(SLEEP); print(p.pid, flush=True); p.wait()",
+    "run": "from utils.runtime import programs;"
+    "programs.run([*SLEEP[:2], 'import os; print(os.getpid(), flush=True);' + SLEEP[2]])",
     "benchmark": "from tools.benchmark import Worker; w = Worker('inference', 'torch eager', (8, 8), 1);"
     "print(w.process.pid, flush=True); w.process.wait()",
 }
@@ -49,10 +49,10 @@ def test_a_program_ends_with_a_parent_that_is_killed(parent):
 @pytest.mark.parametrize("deaf", [False, True])
 def test_a_program_ends_with_its_block(monkeypatch, deaf):
     """Also one that ignores the request; and an error in the block is not held up by it."""
-    monkeypatch.setattr(processes, "PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(programs, "PATIENCE_SECONDS", 0.5)
     ignore = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN);" * deaf
     command = [*SLEEP[:2], f"{ignore}print(flush=True); {SLEEP[2]}"]
-    with pytest.raises(KeyError), processes.running(command, stdout=subprocess.PIPE) as process:
+    with pytest.raises(KeyError), programs.running(command, stdout=subprocess.PIPE) as process:
         process.stdout.readline()
         raise KeyError
     assert process.returncode == -(signal.SIGKILL if deaf else signal.SIGTERM)
