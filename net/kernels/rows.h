@@ -1,5 +1,5 @@
 // The row pipeline that both halves of a transformer block share: layer norm over channels, 1x1 expansion, 3x3
-// depthwise convolution. An image flows through it row by row; three expanded rows exist at a time, so they stay in the
+// depthwise convolution. An image flows through it two rows at a time; four expanded rows exist, so they stay in the
 // cache and are never written to memory. README.md has a drawing.
 //
 //     x -> normed -> expanded -> z        normed = layer norm(x), expanded = W normed, z = depthwise(expanded)
@@ -80,9 +80,9 @@ struct TwoVectors {
     vec row[2];
 };
 
-// A 3x3 window over one channel, for two rows of results: pointers to these rows and the two around them, and the nine
-// weights. They are copies, so that the compiler can keep them in registers while results are stored. Two rows at a time
-// read four rows of the channel instead of three for each.
+// A 3x3 window over one channel, for two rows of results: pointers to these rows and to those around them, and the nine
+// weights. They are copies, so that the compiler can keep them in registers while results are stored. Two rows at a
+// time read four rows of the channel, one after the other they would read six.
 struct Window {
     const float *above, *upper, *lower, *below;
     float w0, w1, w2, w3, w4, w5, w6, w7, w8;
@@ -325,7 +325,7 @@ struct BackwardRows {
     RowBuffer dexpanded;  // two rows of one channel
     RowBuffer dx;         // first the gradient of the normalised row, then of the input
     RowBuffer zeros;      // a row of one channel
-    Band band;
+    Band band;            // of which it computes the gradients now
     long ld;              // of `transposed`
     ExpansionGrad grad;
 
@@ -344,13 +344,13 @@ struct BackwardRows {
     //
     // row(r, expanded rows r - 1 to r + 2) writes rows r and r + 1 of `dz`, the gradient of the depthwise convolution's
     // output, with zeros in the tail, from those of `dy`. It calls depthwise_grad for every channel, as soon as it has
-    // written it: the rows are still in the cache. It is also called for the row before and the row after the band, which
-    // the neighbouring bands compute too. Gradients of weights must not be summed there: `inside(r)` is false.
+    // written it: the rows are still in the cache. It also gets the row before and the row after the band, which the
+    // neighbouring bands compute too. Gradients of weights must not be summed there: `inside` is false.
     //
     // done(r, dx row) is called when row r of dx is complete.
     template <class Input, class Row, class Done>
-    void run(Input& input, const Band& band_, const float* dy_image, float* dx_image, Row row, Done done) {
-        band = band_;
+    void run(Input& input, const Band& rows, const float* dy_image, float* dx_image, Row row, Done done) {
+        band = rows;
         dy.image = dy_image;
         forward.fill(input, band.first - 2, normed[band.first - 2]);
         forward.fill(input, band.first - 1, normed[band.first - 1]);
@@ -380,7 +380,7 @@ struct BackwardRows {
     bool exists(long r) const { return r >= 0 && r < forward.height; }
     bool inside(long r) const { return r >= band.first && r < band.last; }
 
-    // Of rows r and r + 1, as far as they are inside the band.
+    // Adds what rows r and r + 1 contribute to the gradient of a channel's window, if they are inside the band.
     void depthwise_grad(const FourRows& expanded, long r, int channel) {
         depthwise_rows_grad(
             expanded, channel, inside(r) ? dz[r][channel] : zeros[0], inside(r + 1) ? dz[r + 1][channel] : zeros[0],

@@ -26,7 +26,7 @@ typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), m
 // load and store accept any address; an aligned one is faster.
 inline vec load(const float* p) { return *(const unaligned_vec*)p; }
 inline void store(float* p, vec v) { *(unaligned_vec*)p = v; }
-// For a vector with several uses: GCC would load it again at each of them, because it counts a load as cheap as a register.
+// For a vector that is used several times. GCC would load it again for each use, as if that cost nothing.
 inline vec load_once(const float* p) {
     vec v = load(p);
 #ifdef __AVX__
