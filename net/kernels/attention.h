@@ -128,23 +128,25 @@ inline std::vector<Scores> channel_attention_scores(
     {
         ForwardRows rows(layer.expansion, height, patches.window);
         ImageRows input(c, height, width, patches.window);
-        RowBuffer z(3 * c, patches.window);  // q, k, v
+        RowBuffer z[2] = {{3 * c, patches.window}, {3 * c, patches.window}};  // q, k, v
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < parts.size(); k++) {
             const Patch& patch = patches.all[k];
             const long offset = patch.band.image * c * plane;
             input.image = x + offset + patch.start;
-            rows.run(input, patch.band, [&](long r, const ThreeRows& expanded) {
-                for (int i = 0; i < 3 * c; i++) {
-                    expanded.correlate(i, layer.expansion.depthwise + i * 9, z[i]);
-                    z.keep(i, patch.first(), patch.last());
+            rows.run(input, patch.band, [&](long first_row, long count, const FourRows& expanded) {
+                for (int i = 0; i < 3 * c; i++)
+                    expanded.correlate(i, layer.expansion.depthwise + i * 9, z[0][i], z[1][i]);
+                for (int row = 0; row < count; row++) {
+                    for (int i = 0; i < 3 * c; i++) z[row].keep(i, patch.first(), patch.last());
+                    parts[k].add_row(z[row]);
+                    float* v = v_out + offset + (first_row + row) * width + patch.left;
+                    for (int i = 0; i < c; i++)
+                        std::memcpy(
+                            v + i * plane, z[row][2 * c + i] + patch.first(),
+                            (patch.right - patch.left) * sizeof(float)
+                        );
                 }
-                parts[k].add_row(z);
-                float* v = v_out + offset + r * width + patch.left;
-                for (int i = 0; i < c; i++)
-                    std::memcpy(
-                        v + i * plane, z[2 * c + i] + patch.first(), (patch.right - patch.left) * sizeof(float)
-                    );
             });
         }
     }
@@ -171,7 +173,7 @@ struct AttentionOutput {
 };
 
 // The rows of that output in one image, as input of the second half's pipeline, or `window` pixels of each from column
-// `start`. The last three are kept.
+// `start`. The last four are kept.
 struct AttentionOutputRows {
     const AttentionOutput& all;
     long image = 0, start = 0;
@@ -295,21 +297,22 @@ inline void channel_attention_backward(
     {
         BackwardRows rows(expansion, height, width);
         ImageRows input(c, height, width);
-        RowBuffer qk(2 * c, width);
+        RowBuffer qk[2] = {{2 * c, width}, {2 * c, width}};
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < all.size(); k++) {
             const long offset = all[k].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
             input.image = x + offset;
-            auto row = [&](const ThreeRows& expanded, RowBuffer& dy_row, RowBuffer& dz, bool inside) {
-                for (int i = 0; i < 2 * c; i++) {
-                    expanded.correlate(i, expansion.depthwise + i * 9, qk[i]);
-                    qk.clear_tail(i);
+            auto two_rows = [&](long first_row, const FourRows& expanded) {
+                for (int i = 0; i < 2 * c; i++)
+                    expanded.correlate(i, expansion.depthwise + i * 9, qk[0][i], qk[1][i]);
+                for (int row = 0; row < 2; row++) {
+                    for (int i = 0; i < 2 * c; i++) qk[row].clear_tail(i);
+                    backward[all[k].image].row(qk[row], rows.dy.rows[first_row + row], rows.dz[first_row + row]);
                 }
-                backward[all[k].image].row(qk, dy_row, dz);
-                for (int i = 0; inside && i < expansion.e; i++) rows.depthwise_grad(expanded, dz, i);
+                for (int i = 0; i < expansion.e; i++) rows.depthwise_grad(expanded, first_row, i);
             };
-            rows.run(input, all[k], dy + offset, grads.x + offset, row, [](long, RowBuffer&) {});
+            rows.run(input, all[k], dy + offset, grads.x + offset, two_rows, [](long, RowBuffer&) {});
             parts[k] = rows.grad;
         }
     }

@@ -21,30 +21,36 @@ inline void feed_forward(const FeedForward& layer, const AttentionOutput& x, flo
         ForwardRows rows(layer.expansion, height, window);
         AttentionOutputRows input(x, window);
         Packed contract(layer.contract, c, hidden, hidden);
-        RowBuffer gated(hidden, window), result(c, window);
-        const long nv = gated.nv;
+        RowBuffer gated[2] = {{hidden, window}, {hidden, window}}, result(c, window);
+        const long nv = result.nv;
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < patches.all.size(); k++) {
             const Patch& patch = patches.all[k];
             float* target = y + patch.band.image * c * plane + patch.start;
             input.image = patch.band.image;
             input.start = patch.start;
-            rows.run(input, patch.band, [&](long r, const ThreeRows& expanded) {
+            rows.run(input, patch.band, [&](long first_row, long count, const FourRows& expanded) {
                 const float* w = layer.expansion.depthwise;
                 for (int i = 0; i < hidden; i++) {
-                    const Window first = expanded.window(i, w + i * 9);
+                    float* to[2] = {gated[0][i], gated[1][i]};  // first z1
+                    expanded.correlate(i, w + i * 9, to[0], to[1]);
                     const Window second = expanded.window(i + hidden, w + (i + hidden) * 9);
-                    float* to = gated[i];
                     for (long v = 0; v < nv; v++) {
-                        vec z1 = first.at(v);
-                        store(to + v * LANES, gelu(z1, normal(z1)) * second.at(v));
+                        const TwoVectors z2 = second.at(v);
+                        for (int row = 0; row < 2; row++) {
+                            const vec z1 = load(to[row] + v * LANES);
+                            store(to[row] + v * LANES, gelu(z1, normal(z1)) * z2.row[row]);
+                        }
                     }
                 }
-                gemm(contract, gated.matrix(), window, result[0], result.stride);
-                for (int i = 0; i < c; i++) {
-                    const float *from = input.rows[r][i], *add = result[i];
-                    float* to = target + i * plane + r * width;
-                    for (long p = patch.first(); p < patch.last(); p++) to[p] = from[p] + add[p];
+                for (int row = 0; row < count; row++) {
+                    const long r = first_row + row;
+                    gemm(contract, gated[row].matrix(), window, result[0], result.stride);
+                    for (int i = 0; i < c; i++) {
+                        const float *from = input.rows[r][i], *add = result[i];
+                        float* to = target + i * plane + r * width;
+                        for (long p = patch.first(); p < patch.last(); p++) to[p] = from[p] + add[p];
+                    }
                 }
             });
         }
@@ -79,42 +85,55 @@ inline std::vector<std::vector<double>> feed_forward_backward(
         BackwardRows rows(expansion, height, width);
         AttentionOutputRows input(x);
         Packed contract_transposed(layer.contract, hidden, c, hidden, true);
-        RowBuffer dgated(hidden, width), gated(hidden, width);
+        RowBuffer gated[2] = {{hidden, width}, {hidden, width}};  // first dgated
+        RowBuffer z1(2, width), z2(2, width);                     // two rows of one channel
         floats transposed(width * ld);
-        const long nv = gated.nv;
+        const long nv = gated[0].nv;
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < all.size(); k++) {
             const long offset = all[k].image * c * plane;
             rows.grad = ExpansionGrad(expansion);
             input.image = all[k].image;
-            auto row = [&](const ThreeRows& expanded, RowBuffer& dy_row, RowBuffer& dz, bool inside) {
+            auto two_rows = [&](long first_row, const FourRows& expanded) {
                 const float* w = expansion.depthwise;
-                gemm(contract_transposed, dy_row.matrix(), width, dgated[0], dgated.stride);
-                for (int i = 0; i < hidden; i++) {
-                    const Window first = expanded.window(i, w + i * 9);
-                    const Window second = expanded.window(i + hidden, w + (i + hidden) * 9);
-                    const float* from = dgated[i];
-                    float *to = gated[i], *to_dz1 = dz[i], *to_dz2 = dz[i + hidden];
-                    for (long v = 0; v < nv; v++) {
-                        vec z1 = first.at(v), z2 = second.at(v), d = load(from + v * LANES);
-                        Normal n = normal(z1);
-                        store(to + v * LANES, gelu(z1, n) * z2);
-                        store(to_dz1 + v * LANES, d * z2 * gelu_slope(z1, n));
-                        store(to_dz2 + v * LANES, d * gelu(z1, n));
-                    }
-                    if (!inside) continue;
-                    rows.depthwise_grad(expanded, dz, i);
-                    rows.depthwise_grad(expanded, dz, i + hidden);
+                for (int row = 0; row < 2; row++) {
+                    RowBuffer& dy_row = rows.dy.rows[first_row + row];
+                    gemm(contract_transposed, dy_row.matrix(), width, gated[row][0], gated[row].stride);
                 }
-                if (!inside) return;
-                transpose(dy_row[0], dy_row.stride, c, width, transposed.data(), ld);
-                outer_add(gated[0], gated.stride, hidden, width, transposed.data(), ld, c, contract_parts[k].data());
+                for (int i = 0; i < hidden; i++) {
+                    expanded.correlate(i, w + i * 9, z1[0], z1[1]);
+                    expanded.correlate(i + hidden, w + (i + hidden) * 9, z2[0], z2[1]);
+                    for (int row = 0; row < 2; row++) {
+                        const float *from_z1 = z1[row], *from_z2 = z2[row];
+                        float* to = gated[row][i];
+                        float *to_dz1 = rows.dz[first_row + row][i], *to_dz2 = rows.dz[first_row + row][i + hidden];
+                        for (long v = 0; v < nv; v++) {
+                            const vec a = load(from_z1 + v * LANES), b = load(from_z2 + v * LANES);
+                            const vec d = load(to + v * LANES);
+                            const Normal n = normal(a);
+                            store(to + v * LANES, gelu(a, n) * b);
+                            store(to_dz1 + v * LANES, d * b * gelu_slope(a, n));
+                            store(to_dz2 + v * LANES, d * gelu(a, n));
+                        }
+                    }
+                    rows.depthwise_grad(expanded, first_row, i);
+                    rows.depthwise_grad(expanded, first_row, i + hidden);
+                }
+                for (int row = 0; row < 2; row++) {
+                    if (!rows.inside(first_row + row)) continue;
+                    RowBuffer& dy_row = rows.dy.rows[first_row + row];
+                    transpose(dy_row[0], dy_row.stride, c, width, transposed.data(), ld);
+                    outer_add(
+                        gated[row][0], gated[row].stride, hidden, width, transposed.data(), ld, c,
+                        contract_parts[k].data()
+                    );
+                }
             };
             auto done = [&](long r, RowBuffer& dx) {
                 transpose(x.v + offset + r * width, plane, c, width, transposed.data(), ld);
                 outer_add(dx[0], dx.stride, c, width, transposed.data(), ld, c, dm_parts[k].data());
             };
-            rows.run(input, all[k], dy + offset, grads.x + offset, row, done);
+            rows.run(input, all[k], dy + offset, grads.x + offset, two_rows, done);
             parts[k] = rows.grad;
         }
     }

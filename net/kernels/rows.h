@@ -1,5 +1,5 @@
 // The row pipeline that both halves of a transformer block share: layer norm over channels, 1x1 expansion, 3x3
-// depthwise convolution. An image flows through it row by row; three expanded rows exist at a time, so they stay in the
+// depthwise convolution. An image flows through it two rows at a time; four expanded rows exist, so they stay in the
 // cache and are never written to memory. README.md has a drawing.
 //
 //     x -> normed -> expanded -> z        normed = layer norm(x), expanded = W normed, z = depthwise(expanded)
@@ -75,46 +75,67 @@ inline void norm_row(RowBuffer& x, int channels, const float* weight, const floa
     for (int i = 0; i < channels; i++) normed.clear_tail(i);
 }
 
-// A 3x3 window over one channel: pointers to the rows above, at and below, and the nine weights. They are copies, so
-// that the compiler can keep them in registers while results are stored.
+// A vector in each of two rows.
+struct TwoVectors {
+    vec row[2];
+};
+
+// A 3x3 window over one channel, for two rows of results: pointers to these rows and to those around them, and the nine
+// weights. They are copies, so that the compiler can keep them in registers while results are stored. Two rows at a
+// time read four rows of the channel, one after the other they would read six.
 struct Window {
-    const float *up, *mid, *down;
+    const float *above, *upper, *lower, *below;
     float w0, w1, w2, w3, w4, w5, w6, w7, w8;
 
     // The cross-correlation at vector v: sum over taps t of w[t] x[row + t / 3 - 1][pixel + t % 3 - 1].
-    vec at(long v) const {
-        const float *above = up + v * LANES, *here = mid + v * LANES, *below = down + v * LANES;
-        vec s = w0 * load(above - 1) + w1 * load(above) + w2 * load(above + 1);
-        s += w3 * load(here - 1) + w4 * load(here) + w5 * load(here + 1);
-        return s + (w6 * load(below - 1) + w7 * load(below) + w8 * load(below + 1));
+    TwoVectors at(long v) const {
+        const long p = v * LANES;
+        const vec u0 = load_once(upper + p - 1), u1 = load_once(upper + p), u2 = load_once(upper + p + 1);
+        const vec l0 = load_once(lower + p - 1), l1 = load_once(lower + p), l2 = load_once(lower + p + 1);
+        vec first = w0 * load(above + p - 1) + w1 * load(above + p) + w2 * load(above + p + 1);
+        first += w3 * u0 + w4 * u1 + w5 * u2;
+        first += w6 * l0 + w7 * l1 + w8 * l2;
+        vec second = w0 * u0 + w1 * u1 + w2 * u2;
+        second += w3 * l0 + w4 * l1 + w5 * l2;
+        second += w6 * load(below + p - 1) + w7 * load(below + p) + w8 * load(below + p + 1);
+        return {{first, second}};
     }
 };
 
-struct ThreeRows {  // consecutive rows of an image
-    RowBuffer *up, *mid, *down;
+// Consecutive rows of an image: two, and the rows above and below them.
+struct FourRows {
+    RowBuffer *above, *upper, *lower, *below;
 
     Window window(int channel, const float* w) const {
-        return {(*up)[channel], (*mid)[channel], (*down)[channel], w[0], w[1], w[2],
-                w[3],           w[4],            w[5],             w[6], w[7], w[8]};
+        return {(*above)[channel], (*upper)[channel], (*lower)[channel], (*below)[channel], w[0], w[1], w[2],
+                w[3],              w[4],              w[5],              w[6],              w[7], w[8]};
     }
-    // to = the cross-correlation of a channel with the window w, along the row in the middle
-    void correlate(int channel, const float* w, float* to) const {
+    // to_upper, to_lower = the cross-correlation of a channel with the window w, along the two rows
+    void correlate(int channel, const float* w, float* to_upper, float* to_lower) const {
         const Window taps = window(channel, w);
-        const long nv = mid->nv;
-        for (long v = 0; v < nv; v++) store(to + v * LANES, taps.at(v));
+        const long nv = upper->nv;
+        for (long v = 0; v < nv; v++) {
+            const TwoVectors z = taps.at(v);
+            store(to_upper + v * LANES, z.row[0]);
+            store(to_lower + v * LANES, z.row[1]);
+        }
     }
 };
 
-struct Ring {  // the last three rows of an image; row r overwrites row r - 3
+struct Ring {  // the last four rows of an image; row r overwrites row r - 4
     std::vector<RowBuffer> rows;
     Ring(int channels, long width) {
-        for (int i = 0; i < 3; i++) rows.emplace_back(channels, width);
+        for (int i = 0; i < 4; i++) rows.emplace_back(channels, width);
     }
-    RowBuffer& operator[](long r) { return rows[(r + 3) % 3]; }
-    ThreeRows around(long r) { return {&(*this)[r - 1], &(*this)[r], &(*this)[r + 1]}; }
+    RowBuffer& operator[](long r) { return rows[(r + 4) % 4]; }
+    // Rows r and r + 1 with their neighbours. If only row r is wanted, `count` is 1: the results for row r + 1 are
+    // meaningless then, and row r + 2 need not exist.
+    FourRows around(long r, long count) {
+        return {&(*this)[r - 1], &(*this)[r], &(*this)[r + 1], &(*this)[count == 2 ? r + 2 : r + 1]};
+    }
 };
 
-// An image whose rows are read when the pipeline asks for them, or `window` pixels of each. The last three are kept.
+// An image whose rows are read when the pipeline asks for them, or `window` pixels of each. The last four are kept.
 struct ImageRows {
     const float* image;  // its first pixel to read
     long width, plane;
@@ -217,14 +238,16 @@ struct ForwardRows {
         gemm(expand, norm.matrix(), width, expanded[r][0], expanded[r].stride);
     }
 
-    // Call row(r, expanded rows r - 1, r and r + 1) for every row r of the band.
+    // Call row(r, count, expanded rows r - 1 to r + 2) for every two rows r and r + 1 of the band. `count` is 1 if row
+    // r + 1 is not in the band.
     template <class Input, class Row>
     void run(Input& input, const Band& band, Row row) {
         fill(input, band.first - 1, normed);
         fill(input, band.first, normed);
-        for (long r = band.first; r < band.last; r++) {
-            fill(input, r + 1, normed);
-            row(r, expanded.around(r));
+        for (long r = band.first; r < band.last; r += 2) {
+            const long count = std::min(2L, band.last - r);
+            for (long k = 1; k <= count; k++) fill(input, r + k, normed);
+            row(r, count, expanded.around(r, count));
         }
     }
 };
@@ -261,17 +284,28 @@ struct ExpansionGrad {
 };
 
 // forward:  z[p] = sum over t of w[t] x[p shifted by tap t]
-// backward: dw[t] += sum over p of dz[p] x[p shifted by tap t], here for the pixels of one row
+// backward: dw[t] += sum over p of dz[p] x[p shifted by tap t], here for the pixels of two rows
 //
-// dz is shifted instead of x: three loads a vector instead of nine. The tails of x and dz are zero.
-inline void depthwise_row_grad(const ThreeRows& x, int channel, const float* dz, long nv, double* dw) {
-    const float* rows[3] = {(*x.up)[channel], (*x.mid)[channel], (*x.down)[channel]};
+// dz is shifted instead of x: ten loads instead of 18. The tails of x and dz are zero.
+inline void depthwise_rows_grad(
+    const FourRows& x, int channel, const float* dz_upper, const float* dz_lower, double* dw
+) {
+    const float* rows[4] = {(*x.above)[channel], (*x.upper)[channel], (*x.lower)[channel], (*x.below)[channel]};
+    const long nv = x.upper->nv;
     vec s[9] = {};
     for (long v = 0; v < nv; v++) {
-        const float* d = dz + v * LANES;
-        const vec shifted[3] = {load(d + 1), load(d), load(d - 1)};
-        for (int i = 0; i < 3; i++)
-            for (int j = 0; j < 3; j++) s[i * 3 + j] += shifted[j] * load(rows[i] + v * LANES);
+        const float *upper = dz_upper + v * LANES, *lower = dz_lower + v * LANES;
+        const vec d[2][3] = {
+            {load_once(upper + 1), load_once(upper), load_once(upper - 1)},
+            {load_once(lower + 1), load_once(lower), load_once(lower - 1)},
+        };
+        for (int i = 0; i < 4; i++) {
+            const vec row = load_once(rows[i] + v * LANES);
+            for (int j = 0; j < 3; j++) {
+                if (i < 3) s[i * 3 + j] += d[0][j] * row;
+                if (i > 0) s[(i - 1) * 3 + j] += d[1][j] * row;
+            }
+        }
     }
     for (int t = 0; t < 9; t++) dw[t] += sum_lanes(s[t]);
 }
@@ -288,64 +322,95 @@ struct BackwardRows {
     floats transposed;  // a row of `normed`: (width, c)
     ImageRows dy;
     Ring normed, dz;
-    RowBuffer dexpanded, dx;  // dx: first the gradient of the normalised row, then of the input
-    long ld;                  // of `transposed`
+    RowBuffer dexpanded;  // two rows of one channel
+    RowBuffer dx;         // first the gradient of the normalised row, then of the input
+    RowBuffer zeros;      // a row of one channel
+    Band band;            // of which it computes the gradients now
+    long ld;              // of `transposed`
     ExpansionGrad grad;
 
     BackwardRows(const Expansion& l, long height, long width)
         : forward(l, height, width), layer(l), expand_transposed(l.expand, l.c, l.e, l.c, true),
-          flipped((size_t)l.e * 9), dy(l.c, height, width), normed(l.c + 2, width), dz(l.e, width), dexpanded(l.e, width),
-          dx(l.c, width), ld(vectors(l.c) * LANES), grad(l) {
+          flipped((size_t)l.e * 9), dy(l.c, height, width), normed(l.c + 2, width), dz(l.e, width), dexpanded(2, width),
+          dx(l.c, width), zeros(1, width), ld(vectors(l.c) * LANES), grad(l) {
         transposed.resize(width * ld);
+        zeros.zero();
         for (int i = 0; i < l.e; i++)
             for (int t = 0; t < 9; t++) flipped[i * 9 + t] = l.depthwise[i * 9 + 8 - t];
     }
 
     // Write a band's rows of dx, and add the gradients of its weights to `grad`. input(r) returns row r of x and keeps
-    // the last three in input.rows. dy_image is the gradient of this half's output, dx_image that of its input.
+    // the last four in input.rows. dy_image is the gradient of this half's output, dx_image that of its input.
     //
-    // row(expanded rows around r, dy row, dz[r], inside) writes dz[r], the gradient of the depthwise convolution's
-    // output, with zeros in the tail; if `inside`, it calls depthwise_grad for every channel, as soon as it has written
-    // it: the rows are still in the cache. It is also called for the row before and the row after the band, which the
-    // neighbouring bands compute too: `inside` is false then, and gradients of weights must not be summed.
+    // row(r, expanded rows r - 1 to r + 2) writes rows r and r + 1 of `dz`, the gradient of the depthwise convolution's
+    // output, with zeros in the tail, from those of `dy`. It calls depthwise_grad for every channel, as soon as it has
+    // written it: the rows are still in the cache. It also gets the row before and the row after the band, which the
+    // neighbouring bands compute too. Gradients of weights must not be summed there: `inside` is false.
     //
     // done(r, dx row) is called when row r of dx is complete.
     template <class Input, class Row, class Done>
-    void run(Input& input, const Band& band, const float* dy_image, float* dx_image, Row row, Done done) {
-        long first = band.first, last = band.last;
+    void run(Input& input, const Band& rows, const float* dy_image, float* dx_image, Row row, Done done) {
+        band = rows;
         dy.image = dy_image;
-        forward.fill(input, first - 2, normed[first - 2]);
-        forward.fill(input, first - 1, normed[first - 1]);
-        for (long r = first - 1; r <= last; r++) {
-            // Row r + 1 overwrites row r - 2 of `normed` and `expanded`, which is no longer needed.
-            forward.fill(input, r + 1, normed[r + 1]);
-            if (r < 0 || r >= forward.height)
-                dz[r].zero();
-            else
-                row(forward.expanded.around(r), dy(r), dz[r], r >= first && r < last);
-            if (r - 1 < first) continue;
-            input_row_grad(input, r - 1);
-            dx.write(dx_image + (r - 1) * forward.width, forward.plane, layer.c);
-            done(r - 1, dx);
+        forward.fill(input, band.first - 2, normed[band.first - 2]);
+        forward.fill(input, band.first - 1, normed[band.first - 1]);
+        for (long r = band.first - 1; r <= band.last; r += 2) {
+            const long count = std::min(2L, band.last + 1 - r);
+            for (long k = r; k < r + 2; k++) {
+                // Row k + 1 overwrites row k - 3 of `normed` and `expanded`, which is no longer needed.
+                if (k < r + count) forward.fill(input, k + 1, normed[k + 1]);
+                if (k < r + count && exists(k))
+                    dy(k);
+                else
+                    dy.rows[k].zero();
+            }
+            row(r, forward.expanded.around(r, count));
+            for (long k = r; k < r + count; k++)
+                if (!exists(k)) dz[k].zero();
+            if (r < band.first) continue;
+            input_rows_grad(r - 1, count);
+            for (long k = r - 1; k < r - 1 + count; k++) {
+                input_row_grad(input, k, dz[k - 1]);
+                dx.write(dx_image + k * forward.width, forward.plane, layer.c);
+                done(k, dx);
+            }
         }
     }
 
-    void depthwise_grad(const ThreeRows& expanded, RowBuffer& dz_row, int channel) {
-        depthwise_row_grad(expanded, channel, dz_row[channel], dz_row.nv, &grad.depthwise[channel * 9]);
+    bool exists(long r) const { return r >= 0 && r < forward.height; }
+    bool inside(long r) const { return r >= band.first && r < band.last; }
+
+    // Adds what rows r and r + 1 contribute to the gradient of a channel's window, if they are inside the band.
+    void depthwise_grad(const FourRows& expanded, long r, int channel) {
+        depthwise_rows_grad(
+            expanded, channel, inside(r) ? dz[r][channel] : zeros[0], inside(r + 1) ? dz[r + 1][channel] : zeros[0],
+            &grad.depthwise[channel * 9]
+        );
     }
 
-    // Row r of dx, from rows r - 1 to r + 1 of dz:
+    // Rows r and r + 1 of dexpanded, from rows r - 1 to r + 2 of dz:
     //
-    // forward:  expanded = W normed,  z = correlation of each channel of `expanded` with its window
+    // forward:  z = correlation of each channel of `expanded` with its window
     // backward: dexpanded = correlation of dz with the flipped windows
-    //           dW = dexpanded normed^T,  dnormed = W^T dexpanded
-    template <class Input>
-    void input_row_grad(Input& input, long r) {
-        ThreeRows around = dz.around(r);
+    //
+    // They overwrite rows r - 1 and r of dz, which are no longer needed: these are in the cache, other memory is not.
+    void input_rows_grad(long r, long count) {
+        const FourRows around = dz.around(r, count);
         for (int i = 0; i < layer.e; i++) {
-            around.correlate(i, &flipped[i * 9], dexpanded[i]);
-            dexpanded.clear_tail(i);
+            around.correlate(i, &flipped[i * 9], dexpanded[0], dexpanded[1]);
+            for (int k = 0; k < 2; k++) {
+                dexpanded.clear_tail(k);
+                std::memcpy(dz[r - 1 + k][i], dexpanded[k], dexpanded.nv * LANES * sizeof(float));
+            }
         }
+    }
+
+    // Row r of dx:
+    //
+    // forward:  expanded = W normed
+    // backward: dW = dexpanded normed^T,  dnormed = W^T dexpanded
+    template <class Input>
+    void input_row_grad(Input& input, long r, RowBuffer& dexpanded) {
         transpose(normed[r][0], normed[r].stride, layer.c, forward.width, transposed.data(), ld);
         outer_add(
             dexpanded[0], dexpanded.stride, layer.e, forward.width, transposed.data(), ld, layer.c, grad.expand.data()

@@ -26,6 +26,14 @@ typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), m
 // load and store accept any address; an aligned one is faster.
 inline vec load(const float* p) { return *(const unaligned_vec*)p; }
 inline void store(float* p, vec v) { *(unaligned_vec*)p = v; }
+// For a vector that is used several times. GCC would load it again for each use, as if that cost nothing.
+inline vec load_once(const float* p) {
+    vec v = load(p);
+#ifdef __AVX__
+    asm("" : "+v"(v));
+#endif
+    return v;
+}
 inline vec splat(float x) { return x - vec{}; }
 
 inline float max_lanes(vec v) {
