@@ -142,10 +142,7 @@ inline std::vector<Scores> channel_attention_scores(
                     parts[k].add_row(z[row]);
                     float* v = v_out + offset + (first_row + row) * width + patch.left;
                     for (int i = 0; i < c; i++)
-                        std::memcpy(
-                            v + i * plane, z[row][2 * c + i] + patch.first(),
-                            (patch.right - patch.left) * sizeof(float)
-                        );
+                        write_out(v + i * plane, z[row][2 * c + i] + patch.first(), patch.right - patch.left);
                 }
             });
         }

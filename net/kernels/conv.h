@@ -52,8 +52,7 @@ inline void pointwise_conv(
         for_chunks(s.batch, plane, [&](long b, long first, long count) {
             read_chunk(in, x + b * s.in * plane + first, plane, s.in, count);
             gemm(w, in.matrix(), count, out[0], out.stride, false, bias);
-            for (int o = 0; o < s.out; o++)
-                std::memcpy(y + (b * s.out + o) * plane + first, out[o], count * sizeof(float));
+            for (int o = 0; o < s.out; o++) write_out(y + (b * s.out + o) * plane + first, out[o], count);
         });
     }
 }

@@ -47,9 +47,11 @@ inline void feed_forward(const FeedForward& layer, const AttentionOutput& x, flo
                     const long r = first_row + row;
                     gemm(contract, gated[row].matrix(), window, result[0], result.stride);
                     for (int i = 0; i < c; i++) {
-                        const float *from = input.rows[r][i], *add = result[i];
-                        float* to = target + i * plane + r * width;
-                        for (long p = patch.first(); p < patch.last(); p++) to[p] = from[p] + add[p];
+                        const float* from = input.rows[r][i];
+                        float* sum = result[i];
+                        for (long p = 0; p < window; p++) sum[p] += from[p];
+                        const long first = patch.first();
+                        write_out(target + i * plane + r * width + first, sum + first, patch.last() - first);
                     }
                 }
             });

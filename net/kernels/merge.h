@@ -54,9 +54,9 @@ inline void merge(const Merge& layer, const float* f, const float* g, long batch
             const long at = b * c * plane + first;
             rows.forward(f + at, g + at, plane, count);
             for (int i = 0; i < c; i++) {
-                const float* from = rows.outer[i];
-                float* to = y + at + i * plane;
-                for (long p = 0; p < count; p++) to[p] = from[p] > 0.0f ? from[p] : slope3 * from[p];
+                float* row = rows.outer[i];
+                for (long p = 0; p < count; p++) row[p] = row[p] > 0.0f ? row[p] : slope3 * row[p];
+                write_out(y + at + i * plane, row, count);
             }
         });
     }
@@ -131,16 +131,17 @@ inline void merge_backward(
             );
             gemm(weight3_transposed, douter.matrix(), count, dstacked[0], dstacked.stride);
             for (int i = 0; i < c; i++) {
-                const float *upper = dstacked[i], *lower = dstacked[c + i];
-                float *df = grads.f + at + i * plane, *copy = dinner[i];
-                for (long p = 0; p < count; p++) df[p] = upper[p] + lower[p];
+                const float* lower = dstacked[c + i];
+                float *df = dstacked[i], *copy = dinner[i];
+                for (long p = 0; p < count; p++) df[p] += lower[p];
+                write_out(grads.f + at + i * plane, df, count);
                 std::memcpy(copy, lower, vectors(count) * LANES * sizeof(float));
             }
             prelu_grad(rows.inner, dinner, c, *layer.slope2, count, sums.slope2[0], sums.bias2.data());
             transpose(rows.g[0], rows.g.stride, c, count, g_transposed.data(), ld);
             outer_add(dinner[0], dinner.stride, c, count, g_transposed.data(), ld, c, sums.weight2.data());
             gemm(weight2_transposed, dinner.matrix(), count, dg[0], dg.stride);
-            for (int i = 0; i < c; i++) std::memcpy(grads.g + at + i * plane, dg[i], count * sizeof(float));
+            for (int i = 0; i < c; i++) write_out(grads.g + at + i * plane, dg[i], count);
         });
     }
     for (int thread = 1; thread < threads; thread++) parts[0].add(parts[thread]);

@@ -32,7 +32,7 @@ struct RowBuffer {
         for (int i = 0; i < channels; i++) std::memcpy((*this)[i], image + i * plane, width * sizeof(float));
     }
     void write(float* image, long plane, int channels) {
-        for (int i = 0; i < channels; i++) std::memcpy(image + i * plane, (*this)[i], width * sizeof(float));
+        for (int i = 0; i < channels; i++) write_out(image + i * plane, (*this)[i], width);
     }
     // Zero the tail: what lies after the row in its last vector.
     void clear_tail(int channel) { keep(channel, 0, width); }

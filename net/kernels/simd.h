@@ -6,7 +6,7 @@
 #include <cstring>
 #include <new>
 #include <vector>
-#ifdef __AVX512F__
+#ifdef __AVX__
 #include <immintrin.h>
 #endif
 
@@ -26,6 +26,28 @@ typedef float unaligned_vec __attribute__((vector_size(4 * LANES), aligned(4), m
 // load and store accept any address; an aligned one is faster.
 inline vec load(const float* p) { return *(const unaligned_vec*)p; }
 inline void store(float* p, vec v) { *(unaligned_vec*)p = v; }
+
+#if defined(__AVX512F__)
+inline void stream(float* p, vec v) { _mm512_stream_ps(p, (__m512)v); }
+#elif defined(__AVX__)
+inline void stream(float* p, vec v) { _mm256_stream_ps(p, (__m256)v); }
+#endif
+
+// Copy n floats to an operation's output. It is larger than the cache, so complete lines go straight to memory: an ordinary
+// store would read each line before it overwrites it. Other threads see them after the next barrier, which is a locked
+// instruction and waits for such stores.
+inline void write_out(float* to, const float* from, long n) {
+    long i = 0;
+#ifdef __AVX__
+    constexpr long LINE = 64 / sizeof(float);
+    const long head = -(long)((uintptr_t)to / sizeof(float)) & (LINE - 1);
+    for (; i < head && i < n; i++) to[i] = from[i];
+    for (; i + LINE <= n; i += LINE)
+        for (long j = i; j < i + LINE; j += LANES) stream(to + j, load(from + j));
+#endif
+    for (; i < n; i++) to[i] = from[i];
+}
+
 // For a vector that is used several times. GCC would load it again for each use, as if that cost nothing.
 inline vec load_once(const float* p) {
     vec v = load(p);
