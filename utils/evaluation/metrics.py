@@ -12,7 +12,7 @@ NaN, as in the official code; only VIFF, in both codes, counts a constant source
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial, wraps
+from functools import wraps
 
 import cv2
 import numpy as np
@@ -111,8 +111,7 @@ def spatial_frequency(fused: Image, /) -> float:
 @_metric
 def average_gradient(fused: Image, /) -> float:
     """AG: mean of sqrt((gx^2 + gy^2) / 2), central differences, one-sided at the border."""
-    gy, gx = np.gradient(fused)
-    return np.mean(np.sqrt((gx**2 + gy**2) / 2))
+    return np.mean(cv2.magnitude(*np.gradient(fused))) / np.sqrt(2)
 
 
 @_metric
@@ -179,15 +178,31 @@ def viff(fused: Image, image_a: Image, image_b: Image, /) -> float:
 
 def _information(images: Image, window: NDArray[np.float64]) -> NDArray[np.float64]:
     """The information of A and of B that reached F, and that in A and in B: (2, 2); `images` are a strip."""
-    _, variances, covariances = _local_moments(images, partial(_filtered, window=window))
+    fused, sources = images[0], images[1:]
+    products = np.empty((8, *fused.shape))
+    products[:3] = images
+    np.multiply(images, images, out=products[3:6])
+    np.multiply(sources, fused, out=products[6:])
+    means, variances, covariances = np.split(_filtered(products, window), (3, 6))
+    covariances -= means[1:] * means[0]
+    means *= means
+    variances -= means  # rounding errors can make them negative
     # Windows that are constant in an image, or whose covariance is not positive, transmit no information.
     variances[variances < VIFF_EPSILON] = 0
-    variance_f, variances = variances[0], variances[1:]
-    covariances[(covariances < 0) | (variance_f == 0)] = 0
-    gain = covariances / (variances + VIFF_EPSILON)
-    residual = np.maximum(variance_f - gain * covariances, VIFF_EPSILON)
-    arrived = 1 + gain * gain * variances / (residual + VIFF_NOISE)
-    present = 1 + variances / VIFF_NOISE
+    variance_f, present = variances[0], variances[1:]
+    np.maximum(covariances, 0, out=covariances)
+    covariances[:, variance_f == 0] = 0
+    gain = covariances / (present + VIFF_EPSILON)
+    # 1 + gain^2 variance / (residual + noise), with the residual variance_f - gain covariance, at least epsilon.
+    divisor = np.multiply(gain, covariances, out=covariances)
+    np.subtract(variance_f + VIFF_NOISE, divisor, out=divisor)
+    np.maximum(divisor, VIFF_EPSILON + VIFF_NOISE, out=divisor)
+    arrived = np.multiply(gain, gain, out=gain)
+    arrived *= present
+    arrived /= divisor
+    arrived += 1
+    present /= VIFF_NOISE
+    present += 1
     # Of the products of columns: logarithms take longer, and 64 values below 1e4 have a product below 1e256.
     return np.array([np.log10(values.prod(axis=1)).sum(axis=1) for values in (arrived, present)])
 
@@ -202,9 +217,12 @@ def qabf(fused: Image, image_a: Image, image_b: Image, /) -> float:
         ratio = np.minimum(strength, strength_f) / np.maximum(strength, strength_f)
         # Where both are equal the ratio is 1, but the official code uses the gradient itself, and so must we.
         np.copyto(ratio, strength, where=strength == strength_f)
-        alignment = 1 - np.abs(angle - angle_f) / (np.pi / 2)
-        quality = _sigmoid(ratio, *QABF_STRENGTH) * _sigmoid(alignment, *QABF_DIRECTION)
-        kept += np.sum(quality * strength)
+        alignment = cv2.absdiff(angle, angle_f)
+        alignment /= -np.pi / 2
+        alignment += 1
+        lost = _sigmoid_divisor(ratio, *QABF_STRENGTH)
+        lost *= _sigmoid_divisor(alignment, *QABF_DIRECTION)
+        kept += np.sum(strength / lost)
         present += np.sum(strength)
     return np.divide(kept, present)
 
@@ -228,12 +246,29 @@ def ssim(fused: Image, image_a: Image, image_b: Image, /) -> float:
 
 def _similarity(images: Image) -> float:
     """The sum over the windows of a strip of what SSIM averages."""
-    means, variances, covariances = _local_moments(images, _means_of_ssim)
-    sample = SSIM_WINDOW**2 / (SSIM_WINDOW**2 - 1)
-    squares = means * means
-    similarity = (2 * means[1:] * means[0] + SSIM_C1) * (2 * sample * covariances + SSIM_C2)
-    similarity /= (squares[1:] + squares[0] + SSIM_C1) * (sample * (variances[1:] + variances[0]) + SSIM_C2)
-    return similarity.sum()
+    fused, sources = images[0], images[1:]
+    products = np.empty((7, *fused.shape))
+    products[:3] = images
+    # SSIM needs the variances of two images only as their sum.
+    np.multiply(sources, sources, out=products[3:5])
+    products[3:5] += fused * fused
+    np.multiply(sources, fused, out=products[5:])
+    means, variances, covariances = np.split(_means_of_ssim(products), (3, 5))
+    product = means[1:] * means[0]
+    means *= means
+    squares = means[1:] + means[0]
+    covariances -= product
+    variances -= squares
+    # (2 product + C1) (2 covariance + C2) / ((squares + C1) (variances + C2)), with the divisor 48 of the moments.
+    c2 = SSIM_C2 * (1 - 1 / SSIM_WINDOW**2)
+    product += SSIM_C1 / 2
+    covariances += c2 / 2
+    squares += SSIM_C1
+    variances += c2
+    product *= covariances
+    squares *= variances
+    product /= squares
+    return 4 * product.sum()
 
 
 def _rounded(image: Image) -> NDArray[np.uint16]:
@@ -251,22 +286,24 @@ def _filtered(images: Image, window: NDArray[np.float64], step: int = 1) -> Imag
     """`images` (n, H, W) filtered with a separable `window` (N,), where it is inside, at every `step`-th place.
 
     `FILTER_ROWS` rows of a result are the product of a banded matrix and the rows that they depend on, which BLAS
-    computes in half the time of cv2.sepFilter2D (float64, 17 values). Sides up to 2700 are too short for BLAS to start
-    threads, which would keep the cores busy.
+    computes several times faster than cv2.sepFilter2D (float64, 17 values). Sides up to 2700 are too short for BLAS to
+    start threads, which would keep the cores busy.
     """
-    for _ in range(2):
-        images = images.swapaxes(1, 2)  # along the rows, then along the columns
-        count = (images.shape[1] - len(window)) // step + 1
+    for axis in (1, 2):
+        shape = [*images.shape]
+        shape[axis] = count = (shape[axis] - len(window)) // step + 1
         rows = min(FILTER_ROWS, count)
-        band = np.zeros((rows, (rows - 1) * step + len(window)))
+        # By columns: then BLAS needs less than half the time for the second axis (with AVX-512).
+        band = np.zeros((rows, (rows - 1) * step + len(window)), order="F")
         for row in range(rows):
             band[row, row * step : row * step + len(window)] = window
-        parts = sliding_window_view(images, band.shape[1], axis=1)[:, :: rows * step].swapaxes(2, 3)
-        result = np.empty((len(images), count, images.shape[2]))
+        result = np.empty(shape)
+        source, target = images.swapaxes(1, axis), result.swapaxes(1, axis)
+        parts = sliding_window_view(source, band.shape[1], axis=1)[:, :: rows * step].swapaxes(2, 3)
         full = parts.shape[1] * rows
-        np.matmul(band, parts, out=result[:, :full].reshape(*parts.shape[:2], rows, -1))
+        np.matmul(band, parts, out=target[:, :full].reshape(*parts.shape[:2], rows, -1))
         # The last rows, some of them again: `count` need not be a multiple of `rows`.
-        np.matmul(band, images[:, (count - rows) * step :][:, : band.shape[1]], out=result[:, -rows:])
+        np.matmul(band, source[:, (count - rows) * step :][:, : band.shape[1]], out=target[:, -rows:])
         images = result
     return images
 
@@ -282,36 +319,32 @@ def _strips(images: Image, size: int) -> Iterator[Image]:
 
 def _means_of_ssim(images: Image) -> Image:
     """The means of images (n, H, W) in the windows of SSIM that are inside."""
-    margin = SSIM_WINDOW // 2
-    # One below the other; the windows in two images are cut off.
-    means = cv2.boxFilter(images.reshape(-1, images.shape[2]), -1, (SSIM_WINDOW, SSIM_WINDOW))
-    return means.reshape(images.shape)[:, margin:-margin, margin:-margin]
-
-
-def _local_moments(images: Image, local_mean: Callable[[Image], Image]) -> tuple[Image, Image, Image]:
-    """Moments of the images F, A and B, (3, H, W), in the windows of `local_mean`.
-
-    Returns:
-        means (3, h, w), variances (3, h, w), which rounding errors can make negative, and covariances of A and B with
-        F, (2, h, w).
-    """
-    products = np.concatenate([images, images * images, images[1:] * images[0]])
-    means, variances, covariances = np.split(local_mean(products), (3, 6))
-    variances -= means * means
-    covariances -= means[1:] * means[0]
-    return means, variances, covariances
+    size = SSIM_WINDOW
+    # One below the other, by the first place of each window; those in two images, or outside, are cut off.
+    means = cv2.boxFilter(images.reshape(-1, images.shape[2]), -1, (size, size), anchor=(0, 0))
+    return means.reshape(images.shape)[:, : 1 - size, : 1 - size]
 
 
 def _edges(image: Image) -> tuple[Image, Image]:
     """Strength and angle (-pi/2..pi/2; pi/2 where the horizontal gradient is 0) of the zero-padded Sobel gradient."""
     gx = cv2.Sobel(image, -1, 1, 0, borderType=cv2.BORDER_CONSTANT)
     # OpenCV's vertical kernel points down, the official one up; the sign matters because some angles are set to pi/2.
-    gy = -cv2.Sobel(image, -1, 0, 1, borderType=cv2.BORDER_CONSTANT)
-    return np.sqrt(gx * gx + gy * gy), np.where(gx == 0, np.pi / 2, np.arctan(gy / gx))
+    gy = cv2.Sobel(image, -1, 0, 1, scale=-1, borderType=cv2.BORDER_CONSTANT)
+    strength, flat = cv2.magnitude(gx, gy), gx == 0
+    angle = np.divide(gy, gx, out=gy)
+    np.arctan(angle, out=angle)
+    angle[flat] = np.pi / 2
+    return strength, angle
 
 
-def _sigmoid(x: Image, height: float, slope: float, centre: float) -> Image:
-    return height / (1 + np.exp(slope * (x - centre)))
+def _sigmoid_divisor(x: Image, height: float, slope: float, centre: float) -> Image:
+    """(1 + exp(slope (x - centre))) / height, of which the sigmoid is the reciprocal; computed in `x`."""
+    x -= centre
+    x *= slope
+    cv2.exp(x, dst=x)
+    x += 1
+    x /= height
+    return x
 
 
 # By their official names, in the official order.
