@@ -373,8 +373,8 @@ def stand_ins(monkeypatch) -> Callable[[bool], None]:
         for script in ("test", "fuse"):
             monkeypatch.setattr(f"{script}.load_net", lambda *_: None)
         for user in ("utils.evaluation.stream", "fuse"):
-            monkeypatch.setattr(f"{user}.fuse", fuse)
-        monkeypatch.setattr("fuse.fuse_unstretched", lambda *arrays: fuse(*arrays) / np.float32(255))
+            monkeypatch.setattr(f"{user}.fuse_unstretched", lambda *arrays: fuse(*arrays) / np.float32(255))
+        monkeypatch.setattr("fuse.fuse", fuse)
         monkeypatch.setattr("tools.release.EncodedText", Features)
         monkeypatch.setattr("tools.make_sample.SAMPLE", importlib.import_module("tools.make_sample").SAMPLE[:1])
         if TORCH:

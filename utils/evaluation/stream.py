@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 from utils.data.color import write_colored
 from utils.data.h5 import H5Dataset
-from utils.data.images import read_bgr, write_png
+from utils.data.images import read_bgr, stretch_to_uint8, write_png
 from utils.data.loader import Batch, Loader
 from utils.evaluation.evaluate import Values, measure
-from utils.evaluation.inference import fuse
+from utils.evaluation.inference import fuse_unstretched
 from utils.runtime import processes
 from utils.runtime.errors import UserError
 from utils.runtime.threads import map_ahead
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def fuse_pairs(net: Net, dataset: H5Dataset) -> Iterator[tuple[Batch, np.ndarray]]:
-    """Yield each pair, as a batch of one, and its fused image, uint8 (H, W); print the speed after the last.
+    """Yield each pair, as a batch of one, and its fused image, float32 (H, W) in 0..1; print the speed after the last.
 
     The first image is timed separately because it compiles the kernels. Later images of any size compile nothing.
     """
@@ -34,7 +34,7 @@ def fuse_pairs(net: Net, dataset: H5Dataset) -> Iterator[tuple[Batch, np.ndarray
     for batch in tqdm(Loader(dataset, 1, shuffle=False, drop_last=False), desc="fuse", unit="image"):
         started = time.perf_counter()
         try:
-            fused = fuse(net, batch.image_a, batch.image_b, batch.text)
+            fused = fuse_unstretched(net, batch.image_a, batch.image_b, batch.text)
         except UserError as error:
             raise UserError(f"{dataset.path}: {batch.names[0]}: {error}") from error
         seconds.append(time.perf_counter() - started)
@@ -81,6 +81,7 @@ def fuse_dataset(
 
     def write_and_measure(pair: tuple[Batch, np.ndarray]) -> tuple[Values, bool]:
         batch, fused = pair
+        fused = stretch_to_uint8(fused)
         (name,) = batch.names
         path = gray / f"{name}.png"
         write_png(path, fused)

@@ -11,6 +11,7 @@ import pytest
 
 from net.shapes import TEXT_SHAPE
 from utils.data.h5 import H5Dataset, Sample, write_h5
+from utils.data.images import stretch_to_uint8
 from utils.evaluation import stream
 from utils.evaluation.metrics import evaluate_pair
 from utils.runtime import cores
@@ -19,7 +20,7 @@ from utils.runtime.errors import UserError
 
 def average(net: None, a: np.ndarray, b: np.ndarray, text: np.ndarray) -> np.ndarray:
     """In place of the network: the mean of A and B."""
-    return ((a + b)[0, 0] * 127.5).astype(np.uint8)
+    return (a + b)[0, 0] / 2
 
 
 @pytest.fixture
@@ -39,7 +40,7 @@ def dataset(tmp_path):
 
 
 def test_each_pair_is_written_and_measured_in_order(monkeypatch, dataset, tmp_path, capsys):
-    monkeypatch.setattr(stream, "fuse", average)
+    monkeypatch.setattr(stream, "fuse_unstretched", average)
     values, colorless = stream.fuse_dataset(None, dataset, tmp_path / "Gray", tmp_path / "RGB", {})
     assert colorless == 0
     assert not (tmp_path / "RGB").exists()
@@ -47,7 +48,7 @@ def test_each_pair_is_written_and_measured_in_order(monkeypatch, dataset, tmp_pa
     for sample, measured in zip(dataset, values, strict=True):
         a, b = (np.rint(image[0].astype(np.float64) * 255) for image in (sample.image_a, sample.image_b))
         fused = cv2.imread(str(tmp_path / "Gray" / f"{sample.name}.png"), cv2.IMREAD_UNCHANGED)
-        assert (fused == average(None, sample.image_a[None], sample.image_b[None], sample.text)).all()
+        assert (fused == stretch_to_uint8((sample.image_a + sample.image_b)[0] / 2)).all()
         expected = evaluate_pair(fused, a, b)
         assert {name: measured[name] for name in expected} == expected
     assert "the other 23: " in capsys.readouterr().out
@@ -66,7 +67,7 @@ def test_files_are_written_while_the_next_pair_is_computed(monkeypatch, dataset,
         calls.append(before)
         return average(*arguments)
 
-    monkeypatch.setattr(stream, "fuse", fuse)
+    monkeypatch.setattr(stream, "fuse_unstretched", fuse)
     stream.fuse_dataset(None, dataset, tmp_path, tmp_path, {})
     assert len(calls) == 24
 
@@ -74,14 +75,14 @@ def test_files_are_written_while_the_next_pair_is_computed(monkeypatch, dataset,
 @pytest.mark.parametrize(
     ("failing", "error", "message"),
     [
-        ("fuse", UserError("is not finite"), "x.h5: p.04: is not finite"),
+        ("fuse_unstretched", UserError("is not finite"), "x.h5: p.04: is not finite"),
         ("write_png", UserError("disk full"), "disk full"),
-        ("fuse", KeyboardInterrupt(), ""),
+        ("fuse_unstretched", KeyboardInterrupt(), ""),
     ],
 )
 def test_an_error_or_ctrl_c_ends_it_with_whole_files(monkeypatch, dataset, tmp_path, failing, error, message):
     """The fifth image cannot be computed or written, or Ctrl-C comes: one error; the files before are complete."""
-    calls, original = [], {"fuse": average, "write_png": stream.write_png}[failing]
+    calls, original = [], {"fuse_unstretched": average, "write_png": stream.write_png}[failing]
 
     def fail(*arguments: object) -> object:
         calls.append(arguments)
@@ -89,7 +90,7 @@ def test_an_error_or_ctrl_c_ends_it_with_whole_files(monkeypatch, dataset, tmp_p
             raise error
         return original(*arguments)
 
-    monkeypatch.setattr(stream, "fuse", average)
+    monkeypatch.setattr(stream, "fuse_unstretched", average)
     monkeypatch.setattr(stream, failing, fail)
     monkeypatch.setenv(cores.VARIABLE, "1")
     out = tmp_path / "Gray"
@@ -112,7 +113,7 @@ def test_memory_does_not_grow_with_the_number_of_pairs(monkeypatch, dataset, tmp
         alive.extend(map(weakref.ref, (a, fused)))
         return fused
 
-    monkeypatch.setattr(stream, "fuse", fuse)
+    monkeypatch.setattr(stream, "fuse_unstretched", fuse)
     monkeypatch.setenv(cores.VARIABLE, "1")
     stream.fuse_dataset(None, dataset, tmp_path, tmp_path, {})
     # one thread that computes means two that write, with two pairs each, plus the pair just fused; two arrays of each
