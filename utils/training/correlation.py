@@ -67,8 +67,10 @@ def pearson(x: np.ndarray, *others: np.ndarray) -> list[float]:
 
     def centred(image: np.ndarray) -> np.ndarray:
         values = image.astype(np.float64, copy=False).ravel()
-        # The mean of a constant image may be inexact: without this, rounding errors would be correlated.
-        return values - (values[0] if values.min() == values.max() else values.mean())
+        # First, because the mean of a constant image may be inexact: rounding errors would be correlated.
+        values = values - values[0]
+        values -= values.mean()
+        return values
 
     def dot(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         # Not np.dot: its library starts threads, which keep the cores busy long after the product.
