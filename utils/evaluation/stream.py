@@ -17,7 +17,7 @@ from utils.data.images import read_bgr, stretch_to_uint8, write_png
 from utils.data.loader import Batch, Loader
 from utils.evaluation.evaluate import Values, measure
 from utils.evaluation.inference import fuse_unstretched
-from utils.runtime import processes
+from utils.runtime import cores, processes
 from utils.runtime.errors import UserError
 from utils.runtime.threads import map_ahead
 
@@ -88,5 +88,6 @@ def fuse_dataset(
         colorless = bool(files) and not write_colored(rgb / path.name, fused, *files[name], read=read)
         return measure(path, fused, gray_values(batch.image_a[0]), gray_values(batch.image_b[0])), colorless
 
-    results = list(map_ahead(write_and_measure, fuse_pairs(net, dataset)))
+    # One thread per core: with more of them, each waits longer for the interpreter lock.
+    results = list(map_ahead(write_and_measure, fuse_pairs(net, dataset), cores.count()))
     return [values for values, _ in results], sum(colorless for _, colorless in results)
