@@ -53,12 +53,23 @@ struct Packed {
 };
 
 // The right-hand matrix x of gemm: x[j] points to row j. Its rows lie at a fixed stride, or anywhere (the shifted rows
-// of a convolution's window). at(pixel) is the same matrix from that column on.
+// of a convolution's window). at(pixel) is the same matrix from that column on. The rows of a Streamed matrix are not in
+// the first two caches: gemm fetches them two tiles before they are needed.
 struct Strided {
     const float* p;
     long ld;
     const float* operator[](int j) const { return p + j * ld; }
     Strided at(long pixel) const { return {p + pixel, ld}; }
+};
+struct Streamed {
+    const float* p;
+    long ld;
+    const float* operator[](int j) const {
+        const float* row = p + j * ld;
+        for (int l = 0; l < TILE * LANES; l += 16) __builtin_prefetch(row + 2 * TILE * LANES + l);
+        return row;
+    }
+    Streamed at(long pixel) const { return {p + pixel, ld}; }
 };
 struct Scattered {
     const float* const* rows;

@@ -150,9 +150,12 @@ struct HeadAttention {
         for (long chunk = 0; chunk < chunks; chunk++) {
             const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
             float* scores = &exps[row * ld + start];
-            gemm(queries, Strided{&qk.k[(long)head * dim * s.ldk + start], s.ldk}, n, scores, ld);
+            gemm(queries, Streamed{&qk.k[(long)head * dim * s.ldk + start], s.ldk}, n, scores, ld);
+            vec highest[PANEL];
+            highest_scores(scores, count, n, highest);
             for (long i = 0; i < count; i++)
-                tops[i * chunks + chunk] = exponentiate(scores + i * ld, n, weight[(row + i) * chunks + chunk]);
+                tops[i * chunks + chunk] =
+                    exponentiate(scores + i * ld, n, highest[i], weight[(row + i) * chunks + chunk]);
         }
         for (long query = 0; query < count; query++) {
             double *factor = &tops[query * chunks], *w = &weight[(row + query) * chunks], sum = 0;
@@ -163,18 +166,29 @@ struct HeadAttention {
         }
     }
 
-    // row = 2^(row - its highest value) for n values, zeros after them to the end of the vector. Returns the highest
-    // value; `total` becomes the sum of the row.
-    static float exponentiate(float* row, long n, double& total) {
-        const long complete = n / LANES, end = vectors(n) * LANES;
-        float highest = row[0];
-        for (long i = complete * LANES; i < n; i++) highest = std::max(highest, row[i]);
-        vec top = splat(highest), sum{};
-        for (long v = 0; v < complete; v++) {
-            vec x = load(row + v * LANES);
-            top = x > top ? x : top;
+    // The highest of each row's complete vectors, lane by lane. All rows at once, because a comparison waits for the one
+    // before it in the same row.
+    void highest_scores(const float* scores, long count, long n, vec* highest) const {
+        const float* rows[PANEL];
+        for (long i = 0; i < PANEL; i++) {
+            rows[i] = scores + std::min(i, count - 1) * ld;
+            highest[i] = splat(rows[i][0]);
         }
-        highest = max_lanes(top);
+        for (long v = 0; v < n / LANES; v++)
+#pragma GCC unroll 8
+            for (int i = 0; i < PANEL; i++) {
+                const vec x = load(rows[i] + v * LANES);
+                highest[i] = x > highest[i] ? x : highest[i];
+            }
+    }
+
+    // row = 2^(row - its highest value) for n values, zeros after them to the end of the vector. `top` is from
+    // highest_scores. Returns the highest value; `total` becomes the sum of the row.
+    static float exponentiate(float* row, long n, vec top, double& total) {
+        const long complete = n / LANES, end = vectors(n) * LANES;
+        float highest = max_lanes(top);
+        for (long i = complete * LANES; i < n; i++) highest = std::max(highest, row[i]);
+        vec sum{};
         for (long v = 0; v < complete; v++) {
             vec x = exp2_negative(load(row + v * LANES) - highest);
             store(row + v * LANES, x);
