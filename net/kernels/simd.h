@@ -126,8 +126,6 @@ inline vec exp2_negative(vec x) {
     return p;
 }
 
-inline vec magnitude(vec x) { return x < 0.0f ? -x : x; }
-
 // |x|, but at most 6: |x| Phi(-|x|) is 6e-9 there, and smaller beyond.
 inline vec near(vec x) {
     const vec magnitude = x < 0.0f ? -x : x, furthest = splat(6.0f);
