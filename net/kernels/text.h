@@ -1,12 +1,11 @@
 // Text cross-attention, averaged over its queries: text positions are the queries, image tokens are keys and values. As
 // torch.nn.MultiheadAttention computes it, followed by a mean over the queries. derivations.md derives both passes.
 //
-// Per image and head, for the queries l and the tokens m, with scale = log2(e) / sqrt(dim), because 2^x is cheaper than
-// exp(x):
+// Per image and head, for the queries l and the tokens m, with scale = 1 / sqrt(dim):
 //
 //     q_l = scale (Wq text_l + bq),  k_m = Wk token_m      the head's rows of Wq and Wk
 //     S[l][m] = q_l k_m
-//     P[l][m] = 2^S[l][m] / sum over m of 2^S[l][m]
+//     P[l][m] = softmax over m of S[l][m]
 //     mean[m] = mean over l of P[l][m]
 //     pooled = sum over m of mean[m] token_m               (embed)
 //     values[j] = Wv[j] pooled + bv[j]                     for the head's rows j of Wv
@@ -64,11 +63,6 @@ struct PaddedRows {
     const float* operator[](long row) const { return p + row * ld; }
 };
 
-constexpr double LN2 = 0.69314718055994531;
-
-// The factor of the queries.
-inline float query_scale(const TextShape& s) { return (float)(1 / (LN2 * std::sqrt((double)s.dim()))); }
-
 // The scaled queries and the keys of one image, transposed: a row for each of the `embed` channels.
 struct QueriesAndKeys {
     long ldq;        // of complete vectors
@@ -80,7 +74,7 @@ struct QueriesAndKeys {
     // q of text (queries, embed).
     void project_queries(const TextShape& s, const TextWeights& weights, const float* text) {
         const int embed = s.embed;
-        const float scale = query_scale(s);
+        const float scale = 1.0f / std::sqrt((float)s.dim());
         floats text_transposed(embed * ldq);
 #pragma omp parallel
         {
@@ -127,8 +121,8 @@ inline void project_keys(const TextShape& s, const TextWeights& weights, const f
 // The attention P of one head for some of the queries, in two factors: with the chunk that holds the token,
 //
 //     P[query][token] = exps[query][token] * weight[query][chunk]
-//     exps = 2^(score - highest score of the chunk)
-//     weight = 2^(highest of the chunk - highest of all) / sum over all tokens of 2^(score - highest of all)
+//     exps = exp(score - highest score of the chunk)
+//     weight = exp(highest of the chunk - highest of all) / sum over all tokens of exp(score - highest of all)
 //
 // So a chunk of scores is exponentiated while it is in the cache, before the highest score of all is known.
 struct HeadAttention {
@@ -161,7 +155,7 @@ struct HeadAttention {
             double *factor = &tops[query * chunks], *w = &weight[(row + query) * chunks], sum = 0;
             const double top = *std::max_element(factor, factor + chunks);
             for (long chunk = 0; chunk < chunks; chunk++)
-                sum += w[chunk] * (factor[chunk] = std::exp2(factor[chunk] - top));
+                sum += w[chunk] * (factor[chunk] = std::exp(factor[chunk] - top));
             for (long chunk = 0; chunk < chunks; chunk++) w[chunk] = factor[chunk] / sum;
         }
     }
@@ -182,7 +176,7 @@ struct HeadAttention {
             }
     }
 
-    // row = 2^(row - its highest value) for n values, zeros after them to the end of the vector. `top` is from
+    // row = exp(row - its highest value) for n values, zeros after them to the end of the vector. `top` is from
     // highest_scores. Returns the highest value; `total` becomes the sum of the row.
     static float exponentiate(float* row, long n, vec top, double& total) {
         const long complete = n / LANES, end = vectors(n) * LANES;
@@ -190,12 +184,12 @@ struct HeadAttention {
         for (long i = complete * LANES; i < n; i++) highest = std::max(highest, row[i]);
         vec sum{};
         for (long v = 0; v < complete; v++) {
-            vec x = exp2_negative(load(row + v * LANES) - highest);
+            vec x = exp2_negative(1.44269504f * (load(row + v * LANES) - highest));
             store(row + v * LANES, x);
             sum += x;
         }
         total = sum_lanes(sum);
-        for (long i = complete * LANES; i < end; i++) total += row[i] = i < n ? std::exp2(row[i] - highest) : 0.0f;
+        for (long i = complete * LANES; i < end; i++) total += row[i] = i < n ? std::exp(row[i] - highest) : 0.0f;
         return highest;
     }
 
@@ -219,7 +213,7 @@ struct HeadAttention {
         }
     }
 
-    // Row `row` of `exps` becomes a row of dS = ln2 P / queries (dmean - along), along = sum over tokens of P dmean.
+    // Row `row` of `exps` becomes a row of dS = P / queries (dmean - along), along = sum over tokens of P dmean.
     void differentiate(const TextShape& s, const float* dmean, long row) {
         const double* w = &weight[row * chunks];
         double along = 0;
@@ -232,7 +226,7 @@ struct HeadAttention {
         }
         for (long chunk = 0; chunk < chunks; chunk++) {
             const long start = chunk * TOKEN_CHUNK, n = std::min(TOKEN_CHUNK, s.tokens - start);
-            const float factor = (float)(LN2 * w[chunk] / s.queries), mid = (float)along, *dm = dmean + start;
+            const float factor = (float)(w[chunk] / s.queries), mid = (float)along, *dm = dmean + start;
             float* p = &exps[row * ld + start];
             for (long i = 0; i < n; i++) p[i] *= factor * (dm[i] - mid);
         }
@@ -346,8 +340,8 @@ struct TextGrads {
 // backward: dWv[j] = dvalues[j] pooled^T,  dbv = dvalues,  dpooled = sum over the head's j of dvalues[j] Wv[j]
 // forward:  pooled = sum over m of mean[m] token_m
 // backward: dmean[m] = dpooled token_m,  dtoken_m += mean[m] dpooled
-// forward:  mean[m] = sum over l of P[l][m] / queries,  P[l] = 2^S[l], divided by its sum
-// backward: dS[l][m] = ln2 P[l][m] / queries (dmean[m] - sum over m of P[l][m] dmean[m])
+// forward:  mean[m] = sum over l of P[l][m] / queries,  P[l] = softmax of S[l]
+// backward: dS[l][m] = P[l][m] / queries (dmean[m] - sum over m of P[l][m] dmean[m])
 // forward:  S[l][m] = q_l k_m
 // backward: dq_l = scale (sum over m of dS[l][m] k_m),  dk_m = sum over l of dS[l][m] q_l
 // forward:  q_l = scale (Wq text_l + bq),  k_m = Wk token_m
@@ -359,7 +353,7 @@ inline void pooled_text_attention_backward(
 ) {
     const int embed = s.embed, dim = s.dim();
     const long ldm = vectors(s.tokens) * LANES;
-    const float scale = query_scale(s);
+    const float scale = 1.0f / std::sqrt((float)dim);
     QueriesAndKeys qk(s);
     floats mean(s.heads * ldm), dmean(s.heads * ldm), dq(embed * qk.ldq);
     unset_floats dk(embed * s.ldk);
