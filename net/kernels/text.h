@@ -184,7 +184,7 @@ struct HeadAttention {
         for (long i = complete * LANES; i < n; i++) highest = std::max(highest, row[i]);
         vec sum{};
         for (long v = 0; v < complete; v++) {
-            vec x = exp2_negative(1.44269504f * (load(row + v * LANES) - highest));
+            vec x = exp_negative(load(row + v * LANES) - highest);
             store(row + v * LANES, x);
             sum += x;
         }
