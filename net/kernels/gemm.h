@@ -9,7 +9,7 @@
 namespace film {
 
 // The register block: PANEL rows of the weights times TILE vectors of pixels. The sums take 8 * 3 = 24 of the 32
-// registers of AVX-512, and 6 * 2 = 12 of the 16 of AVX2. 32 rows are no multiple of 6: gemm computes LOW rows for a
+// registers of AVX-512, and 6 * 2 = 12 of the 16 of AVX2. 32 rows are no multiple of 6: LOW rows are computed for a
 // panel that has no more.
 #ifdef __AVX512F__
 constexpr int PANEL = 8, LOW = 8, TILE = 3;
@@ -131,19 +131,19 @@ inline void gemm(
     }
 }
 
-// A panel of rows of outer_add times NV vectors of its columns.
-template <int NV>
+// HEIGHT rows of outer_add times NV vectors of its columns; the sums of `rows` of them are added.
+template <int HEIGHT, int NV>
 inline void outer_tile(
     const float* const* dy, int rows, long n, const float* xt, long ldxt, double* dweight, long ldw, int columns
 ) {
-    vec sum[PANEL][NV];
-    for (int i = 0; i < PANEL; i++)
+    vec sum[HEIGHT][NV];
+    for (int i = 0; i < HEIGHT; i++)
         for (int v = 0; v < NV; v++) sum[i][v] = vec{};
     for (long p = 0; p < n; p++) {
         vec tile[NV];
         for (int v = 0; v < NV; v++) tile[v] = load(xt + p * ldxt + v * LANES);
 #pragma GCC unroll 8
-        for (int i = 0; i < PANEL; i++)
+        for (int i = 0; i < HEIGHT; i++)
 #pragma GCC unroll 3
             for (int v = 0; v < NV; v++) sum[i][v] += dy[i][p] * tile[v];
     }
@@ -164,15 +164,19 @@ inline void outer_tile(
 inline void outer_add(
     const float* dy, long lddy, int rows, long n, const float* xt, long ldxt, int columns, double* dweight
 ) {
-    for (int i = 0; i < rows; i += PANEL) {
-        int used = std::min(PANEL, rows - i);
+    const int panels = (rows + PANEL - 1) / PANEL;
+    for (int p = 0; p < panels; p++) {
+        const int i = rows * p / panels, used = rows * (p + 1) / panels - i;
         const float* row[PANEL];  // an incomplete panel repeats its last row; the sums of the copies are not used
         for (int r = 0; r < PANEL; r++) row[r] = dy + (i + std::min(r, used - 1)) * lddy;
         for (int j = 0; j < columns; j += 2 * LANES) {
-            if (columns - j > LANES)
-                outer_tile<2>(row, used, n, xt + j, ldxt, dweight + (long)i * columns + j, columns, columns - j);
+            double* to = dweight + (long)i * columns + j;
+            if (columns - j <= LANES)
+                outer_tile<PANEL, 1>(row, used, n, xt + j, ldxt, to, columns, columns - j);
+            else if (used <= LOW)
+                outer_tile<LOW, 2>(row, used, n, xt + j, ldxt, to, columns, columns - j);
             else
-                outer_tile<1>(row, used, n, xt + j, ldxt, dweight + (long)i * columns + j, columns, columns - j);
+                outer_tile<PANEL, 2>(row, used, n, xt + j, ldxt, to, columns, columns - j);
         }
     }
 }
