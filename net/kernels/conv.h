@@ -91,104 +91,55 @@ inline void pointwise_conv_weights(const ConvShape& s, const float* x, const flo
     if (dbias) write(db[0], dbias);
 }
 
-// The 3x3 convolutions compute two rows of y, r and r + 1, from four rows of x, d[0] = x[r - 1] to d[3] = x[r + 2].
-// With g[0], g[1] and g[2] for the rows of a window, and every product summed over input channels and columns of the
-// window,
-//
-//     y[r] = g[0] d[0] + g[1] d[1] + g[2] d[2]           y[r + 1] = g[0] d[1] + g[1] d[2] + g[2] d[3]
-//
-// Winograd's F(2, 3) needs four products instead of these six (Lavin and Gray, "Fast algorithms for convolutional
-// neural networks", 2016; here t[3] and its product have the other sign):
-//
-//     t[0] = d[0] - d[2]    t[1] = d[1] + d[2]                  t[2] = d[2] - d[1]                  t[3] = d[3] - d[1]
-//     u[0] = g[0]           u[1] = (g[0] + g[1] + g[2]) / 2     u[2] = (g[0] - g[1] + g[2]) / 2     u[3] = g[2]
-//     y[r] = u[0] t[0] + u[1] t[1] + u[2] t[2]                  y[r + 1] = u[1] t[1] - u[2] t[2] + u[3] t[3]
-
-// u[m] = sum over k of WINOGRAD[m][k] g[k]
-constexpr double WINOGRAD[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
-
-// The rows t for two rows of y, in all channels of an image. Rows outside the image are zeros.
-struct WinogradRows {
+// The rows of an image with their neighbours, for a 3x3 window; rows outside the image are zeros.
+struct WindowRows {
     int channels;
     long height, width;
-    floats zeros;
-    std::vector<RowBuffer> t;
-    WinogradRows(int channels_, long height_, long width_)
-        : channels(channels_), height(height_), width(width_), zeros(width_) {
-        for (int m = 0; m < 4; m++) t.emplace_back(channels, width);
-    }
+    Ring rows;
+    WindowRows(int channels_, long height_, long width_)
+        : channels(channels_), height(height_), width(width_), rows(channels_, width_) {}
 
     void fill(const float* image, long r) {
-        for (int i = 0; i < channels; i++) {
-            const float* d[4];
-            for (long k = 0; k < 4; k++) {
-                const long row = r - 1 + k;
-                d[k] = row < 0 || row >= height ? zeros.data() : image + (i * height + row) * width;
-            }
-            float *t0 = t[0][i], *t1 = t[1][i], *t2 = t[2][i], *t3 = t[3][i];
-#pragma omp simd
-            for (long p = 0; p < width; p++) {
-                t0[p] = d[0][p] - d[2][p];
-                t1[p] = d[1][p] + d[2][p];
-                t2[p] = d[2][p] - d[1][p];
-                t3[p] = d[3][p] - d[1][p];
-            }
+        if (r < 0 || r >= height)
+            rows[r].zero();
+        else
+            rows[r].read(image + r * width, height * width, channels);
+    }
+
+    // Call row(r) for every row of the band, with rows r - 1, r and r + 1 in the ring.
+    template <class Row>
+    void run(const float* image, const Band& band, Row row) {
+        fill(image, band.first - 1);
+        fill(image, band.first);
+        for (long r = band.first; r < band.last; r++) {
+            fill(image, r + 1);
+            row(r);
         }
     }
 };
 
-// sum = a + b and difference = a - b for a row in all channels. They may be a and b themselves.
-inline void add_and_subtract(RowBuffer& a, RowBuffer& b, int channels, RowBuffer& sum, RowBuffer& difference) {
-    for (int i = 0; i < channels; i++)
-        for (long p = 0; p < a.nv * LANES; p += LANES) {
-            const vec first = load(a[i] + p), second = load(b[i] + p);
-            store(sum[i] + p, first + second);
-            store(difference[i] + p, first - second);
-        }
-}
-
 // y[o][r][p] = sum over i and t of W[o][i][t] x[i][r + t / 3 - 1][p + t % 3 - 1], with x = 0 outside the image.
 //
-// Each product of F(2, 3) is one of matrices: u[m] (out, in * 3) times the in * 3 shifted rows of t[m]. The shifted
-// rows are not copied: they are pointers into t[m].
+// A matrix product: weight (out, in * 9) times the in * 9 shifted rows. Nothing is copied: the rows are pointers into
+// the ring.
 inline void conv3x3(const ConvShape& s, const float* x, const float* weight, float* y) {
     const long plane = s.plane();
-    Packed u[4];
-    floats matrix(s.out * s.in * 3);
-    for (int m = 0; m < 4; m++) {
-        for (int i = 0; i < s.out * s.in; i++)
-            for (int j = 0; j < 3; j++) {
-                double sum = 0;
-                for (int k = 0; k < 3; k++) sum += WINOGRAD[m][k] * weight[i * 9 + k * 3 + j];
-                matrix[i * 3 + j] = (float)sum;
-            }
-        u[m].pack(matrix.data(), s.out, s.in * 3, s.in * 3);
-    }
-    auto all = bands(s.batch, (s.height + 1) / 2);  // of pairs of rows
+    Packed w(weight, s.out, s.in * 9, s.in * 9);
+    auto all = bands(s.batch, s.height);
 #pragma omp parallel
     {
-        WinogradRows rows(s.in, s.height, s.width);
-        RowBuffer first(s.out, s.width), second(s.out, s.width);
-        std::vector<const float*> taps[4];
-        for (int m = 0; m < 4; m++)
-            for (int i = 0; i < s.in; i++)
-                for (int j = 0; j < 3; j++) taps[m].push_back(rows.t[m][i] + j - 1);
-        auto product = [&](int m, RowBuffer& to, bool add) {
-            gemm(u[m], Scattered{taps[m].data(), 0}, s.width, to[0], to.stride, add);
-        };
+        WindowRows window(s.in, s.height, s.width);
+        RowBuffer out(s.out, s.width);
+        std::vector<const float*> taps(s.in * 9);
 #pragma omp for schedule(dynamic)
         for (size_t k = 0; k < all.size(); k++) {
             float* target = y + all[k].image * s.out * plane;
-            for (long r = 2 * all[k].first; r < 2 * all[k].last; r += 2) {
-                rows.fill(x + all[k].image * s.in * plane, r);
-                product(1, first, false);
-                product(2, second, false);
-                add_and_subtract(first, second, s.out, first, second);
-                product(0, first, true);
-                product(3, second, true);
-                first.write(target + r * s.width, plane, s.out);
-                if (r + 1 < s.height) second.write(target + (r + 1) * s.width, plane, s.out);
-            }
+            window.run(x + all[k].image * s.in * plane, all[k], [&](long r) {
+                for (int i = 0; i < s.in; i++)
+                    for (int t = 0; t < 9; t++) taps[i * 9 + t] = window.rows[r + t / 3 - 1][i] + t % 3 - 1;
+                gemm(w, Scattered{taps.data(), 0}, s.width, out[0], out.stride);
+                out.write(target + r * s.width, plane, s.out);
+            });
         }
     }
 }
@@ -207,63 +158,45 @@ inline void conv3x3_input(const ConvShape& s, const float* dy, const float* weig
     conv3x3({s.out, s.in, s.batch, s.height, s.width}, dy, flipped.data(), dx);
 }
 
-// Pixels of a row that conv3x3_weights sums in float32, before it adds them in double. The terms of F(2, 3) are larger
-// than those of the six products; with half a row of 384 pixels, the result is as exact.
-constexpr long GRAD_CHUNK = 192;
-
 // forward:  y[o][r][p] = sum over i, t of W[o][i][t] x[i][r + t / 3 - 1][p + t % 3 - 1]
 // backward: dW[o][i][t] = sum over r, p of dy[o][r][p] x[i][r + t / 3 - 1][p + t % 3 - 1]
 //
-// With e and f for rows r and r + 1 of dy, and the names above, these two rows add e d[k] + f d[k + 1] to dg[k]. That
-// is six products; the transpose of F(2, 3) needs four (derivations.md):
-//
-//     du[0] = e t[0]    du[1] = (e + f) t[1]    du[2] = (e - f) t[2]    du[3] = f t[3]
-//     dg[k] = sum over m of WINOGRAD[m][k] du[m]
-//
-// Each product is one of a row with a shifted row for each column of the window. du is summed over the rows of a band:
-// (4, 3, out, in).
+// One product of a row of dy with a shifted row of x for each tap; partial sums (9, out, in) per band.
 inline void conv3x3_weights(const ConvShape& s, const float* x, const float* dy, float* dweight) {
-    const long plane = s.plane(), ld = vectors(s.in) * LANES, matrix = s.out * s.in;
-    auto all = bands(s.batch, (s.height + 1) / 2);  // of pairs of rows
-    std::vector<std::vector<double>> parts(all.size(), std::vector<double>(12 * matrix));
+    const long plane = s.plane(), ld = vectors(s.in) * LANES;
+    auto all = bands(s.batch, s.height);
+    std::vector<std::vector<double>> parts(all.size(), std::vector<double>((size_t)9 * s.out * s.in));
 #pragma omp parallel
     {
-        WinogradRows rows(s.in, s.height, s.width);
-        std::vector<RowBuffer> left;  // of each product
-        for (int m = 0; m < 4; m++) left.emplace_back(s.out, s.width);
-        RowBuffer &e = left[0], &f = left[3];
-        // A row of t, transposed, with a pixel of zeros on either side: column j of the window starts at pixel j.
-        floats transposed((s.width + 2) * ld);
-        // Inlined next to `transpose`, GCC 12 keeps one of the sums in memory, and all take 1.5 times as long.
-        auto product = [&](int m, int j, long p, double* du) __attribute__((noinline)) {
-            const long count = std::min(GRAD_CHUNK, s.width - p);
-            outer_add(left[m][0] + p, left[m].stride, s.out, count, &transposed[(p + j) * ld], ld, s.in, du);
-        };
+        WindowRows window(s.in, s.height, s.width);
+        RowBuffer dy_row(s.out, s.width);
+        // The rows of the ring, transposed, with a pixel of zeros on either side: tap t starts at pixel t % 3.
+        std::vector<floats> transposed(3, floats((s.width + 2) * ld));
 #pragma omp for schedule(dynamic)
-        for (size_t k = 0; k < all.size(); k++)
-            for (long r = 2 * all[k].first; r < 2 * all[k].last; r += 2) {
-                const float* dy_rows = dy + all[k].image * s.out * plane + r * s.width;
-                rows.fill(x + all[k].image * s.in * plane, r);
-                e.read(dy_rows, plane, s.out);
-                if (r + 1 < s.height)
-                    f.read(dy_rows + s.width, plane, s.out);
-                else
-                    f.zero();
-                add_and_subtract(e, f, s.out, left[1], left[2]);
-                for (int m = 0; m < 4; m++) {
-                    transpose(rows.t[m][0], rows.t[m].stride, s.in, s.width, &transposed[ld], ld);
-                    for (long p = 0; p < s.width; p += GRAD_CHUNK)
-                        for (int j = 0; j < 3; j++) product(m, j, p, &parts[k][(m * 3 + j) * matrix]);
-                }
+        for (size_t k = 0; k < all.size(); k++) {
+            const float *image = x + all[k].image * s.in * plane, *dy_image = dy + all[k].image * s.out * plane;
+            auto transpose_row = [&](long r) {
+                transpose(window.rows[r][0], window.rows[r].stride, s.in, s.width, &transposed[(r + 3) % 3][ld], ld);
+            };
+            window.fill(image, all[k].first - 1);
+            window.fill(image, all[k].first);
+            transpose_row(all[k].first - 1);
+            transpose_row(all[k].first);
+            for (long r = all[k].first; r < all[k].last; r++) {
+                window.fill(image, r + 1);
+                transpose_row(r + 1);
+                dy_row.read(dy_image + r * s.width, plane, s.out);
+                for (int t = 0; t < 9; t++)
+                    outer_add(
+                        dy_row[0], dy_row.stride, s.out, s.width, &transposed[(r + t / 3 + 2) % 3][t % 3 * ld], ld, s.in,
+                        &parts[k][(size_t)t * s.out * s.in]
+                    );
             }
+        }
     }
     for (size_t k = 1; k < all.size(); k++) add_to(parts[0], parts[k]);
-    for (long i = 0; i < matrix; i++)
-        for (int t = 0; t < 9; t++) {
-            double sum = 0;
-            for (int m = 0; m < 4; m++) sum += WINOGRAD[m][t / 3] * parts[0][(m * 3 + t % 3) * matrix + i];
-            dweight[i * 9 + t] = (float)sum;
-        }
+    for (int t = 0; t < 9; t++)
+        for (int i = 0; i < s.out * s.in; i++) dweight[i * 9 + t] = (float)parts[0][(size_t)t * s.out * s.in + i];
 }
 
 // y = x where x > 0, else slope * x
