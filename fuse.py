@@ -273,7 +273,7 @@ def fuse_pairs(args: argparse.Namespace, path: Path) -> None:
 
     def read(job: Job) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         with bad.guard(job.pair.name):
-            return *reader.gray(job.pair), feature(job.pair)
+            return *(image / np.float32(255) for image in reader.gray(job.pair)), feature(job.pair)
         return None
 
     def fused() -> Iterator[tuple[Job, np.ndarray]]:
@@ -281,7 +281,7 @@ def fuse_pairs(args: argparse.Namespace, path: Path) -> None:
         for job, arrays in zip(progress, map_ahead(read, jobs), strict=True):
             if arrays is not None:
                 a, b, text = arrays
-                yield job, fuse(net, *(image[None, None] / np.float32(255) for image in (a, b)), text[None])
+                yield job, fuse(net, a[None, None], b[None, None], text[None])
 
     def write(result: tuple[Job, np.ndarray]) -> bool:
         job, gray = result

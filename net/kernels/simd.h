@@ -103,7 +103,7 @@ struct unset_floats {
     const float& operator[](size_t i) const { return data[i]; }
 };
 
-// exp(x) for x <= 0, with a relative error below 3e-7. Below -87 the result stays at exp(-87), about 1e-38.
+// exp(x) for x <= 0, with a relative error of at most 4e-7. Below -87 the result stays at exp(-87), about 1e-38.
 // x = n ln2 + r with |r| <= ln2/2, so exp(x) = 2^n exp(r); exp(r) is a polynomial of degree 5 (minimax in the relative
 // error, its first two coefficients fixed at 1).
 inline vec exp_negative(vec x) {
